@@ -1,0 +1,68 @@
+# make demo, make test, make install: each sets up .venv by itself. README.md says what is downloaded.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: help install demo test lint debian-packages clean
+
+PYTHON ?= python3
+OUT ?= runs/demo
+BIN := .venv/bin
+TORCH := 2.13.0
+CPU_WHEELS := https://download.pytorch.org/whl/cpu
+DEBIAN_PACKAGES := ismrmrd-tools
+
+help:
+	@echo "make demo     set up, simulate an accelerated brain scan, reconstruct and flag it; results in $(OUT)"
+	@echo "make test     set up, check style and types, run all tests"
+	@echo "make install  set up .venv alone"
+
+install: .venv/installed
+
+demo: .venv/installed
+	$(BIN)/steadymr demo --out "$(OUT)"
+
+test: .venv/installed-test debian-packages lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Without a GPU the CPU build of torch is asked for by its exact version: whichever index is asked, a build that pulls
+# CUDA can't answer to that name. A machine with a GPU takes the default build.
+.venv/torch:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "steadymr needs Python 3.10 or newer; make PYTHON=/path/to/python names another one" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+	  echo "no venv in this Python: installing Debian's python3-venv" >&2; \
+	  if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq python3-venv; \
+	  else sudo apt-get update -qq && sudo apt-get install -y -qq python3-venv; fi; $(PYTHON) -m venv .venv; }
+	if nvidia-smi -L >/dev/null 2>&1; then \
+	  echo "torch==$(TORCH)" >.venv/constraints.txt; $(BIN)/pip install "torch==$(TORCH)"; \
+	else \
+	  echo "torch==$(TORCH)+cpu" >.venv/constraints.txt; \
+	  $(BIN)/pip install "torch==$(TORCH)+cpu" 2>/dev/null || $(BIN)/pip install "torch==$(TORCH)+cpu" --extra-index-url $(CPU_WHEELS); \
+	fi
+	touch $@
+
+.venv/installed: .venv/torch pyproject.toml
+	$(BIN)/pip install --quiet -c .venv/constraints.txt -e .
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(BIN)/pip install --quiet -c .venv/constraints.txt -e '.[test]'
+	touch $@
+
+# Peers that the tests run against: installed where we may, named where we may not.
+debian-packages:
+	@missing=""; for package in $(DEBIAN_PACKAGES); do dpkg -s $$package >/dev/null 2>&1 || missing="$$missing $$package"; done; \
+	if [ -n "$$missing" ]; then \
+	  echo "installing Debian packages for the tests:$$missing"; \
+	  if [ "$$(id -u)" = 0 ]; then sudo=""; elif sudo -n true 2>/dev/null; then sudo=sudo; \
+	  else echo "please run: sudo apt-get install -y$$missing" >&2; exit 1; fi; \
+	  $$sudo apt-get update -qq; DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq $$missing >/dev/null; \
+	fi
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,1 @@
+"""Gadgetron entry modules: each takes a connection and hands it to the pipeline."""

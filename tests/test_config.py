@@ -1,0 +1,63 @@
+"""Settings: defaults, files, command line on top, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from steadymr.config import load_settings
+from steadymr.errors import SettingsError
+
+
+def test_the_shipped_example_holds_the_defaults() -> None:
+    """configs/replay.yaml documents every key with the value it has anyway."""
+    example = Path(__file__).parents[1] / "configs" / "replay.yaml"
+    assert load_settings(example) == load_settings()
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    """A section is merged key by key."""
+    path = tmp_path / "site.yaml"
+    path.write_text("samples: 6\nundersample: {acceleration: 2, calibration_lines: 30}\n")
+    settings = load_settings(path, {"undersample": {"acceleration": 4}})
+    assert settings.samples == 6
+    assert (settings.undersample.acceleration, settings.undersample.calibration_lines) == (4, 30)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("smaples: 8", "no setting 'smaples'"),
+        ("diffusion: {level: 8}", "no setting 'diffusion.level'"),
+        ("samples: 3", "at least 4"),
+        ("methods: [magic]", "methods.0"),
+        ("methods: []", "at least one"),
+        ("methods: [classical, classical]", "each method once"),
+        ("samples: 0", "leave diffusion out"),
+        ("stability: {stable: 0.5, review: 0.7}", "must not be above"),
+        ("undersample: {acceleration: 0}", "greater than or equal to 1"),
+        ("- a list", "keys and values"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, expected: str) -> None:
+    """One sentence says which key, and what was expected."""
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(path)
+    assert expected in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """The sentence holds the path."""
+    with pytest.raises(SettingsError, match=r"nowhere\.yaml"):
+        load_settings(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(("samples", "n_noise_draws"), [(4, 1), (8, 2), (16, 4), (0, 0)])
+def test_a_quarter_of_the_samples_sees_redrawn_noise(samples: int, n_noise_draws: int) -> None:
+    """The share is a setting; its default is a quarter."""
+    methods = ["classical"] if samples == 0 else ["diffusion"]
+    assert load_settings(None, {"samples": samples, "methods": methods}).n_noise_draws == n_noise_draws
