@@ -37,7 +37,7 @@ class UndersampleSettings(_Section):
 class ClassicalSettings(_Section):
     """CG-SENSE."""
 
-    regularisation: Annotated[float, Field(gt=0)] = 1.0  #: in units of the noise variance over the mean signal power
+    regularisation: Annotated[float, Field(gt=0)] = 6.0  #: in units of the noise variance over the mean signal power
     iterations: Annotated[int, Field(ge=1, le=500)] = 30
 
 

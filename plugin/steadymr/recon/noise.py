@@ -1,0 +1,38 @@
+"""Thermal noise: what makes it white, and fresh draws of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Complex64, Complex128
+from torch import Tensor
+
+from steadymr.errors import ReconError
+
+
+def whitening_matrix(noise_covariance: Complex128[np.ndarray, "coil coil2"]) -> Complex128[np.ndarray, "coil coil2"]:
+    """Receiver channels to channels whose noise is independent and of standard deviation 1 per real channel.
+
+    With ``noise_covariance = E[n n^H] = L L^H`` this is ``sqrt(2) L^-1``.
+
+    Raises:
+        ReconError: if the covariance is not positive definite, as with a channel that receives nothing.
+    """
+    try:
+        factor = np.linalg.cholesky(noise_covariance)
+    except np.linalg.LinAlgError as error:
+        silent = np.flatnonzero(~(np.diagonal(noise_covariance).real > 0)).tolist()
+        raise ReconError(
+            "expected noise in every channel to whiten them, but the noise covariance is not positive definite "
+            f"(channels without noise: {silent or 'none, so some are copies of others'}); look at the noise scan"
+        ) from error
+    return np.asarray(np.sqrt(2) * np.linalg.inv(factor), dtype=np.complex128)
+
+
+def complex_normal(
+    shape: tuple[int, ...], generator: torch.Generator, device: torch.device
+) -> Complex64[Tensor, "*shape"]:
+    """Standard normal, of variance 1 per real channel; a CPU generator gives the same numbers for every device."""
+    parts = torch.randn((*shape, 2), generator=generator, device=generator.device)
+    numbers: Tensor = torch.view_as_complex(parts.to(device))
+    return numbers

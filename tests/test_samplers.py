@@ -1,0 +1,110 @@
+"""Samplers against posteriors that are known exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+import torch
+from oracle import Oracle, lesion_or_not, texture
+from scanner import coil_maps, line_mask
+from torch import Tensor
+
+from steadymr.recon.likelihood import Likelihood
+from steadymr.recon.noise import complex_normal
+from steadymr.recon.operators import Sense, cg_sense
+from steadymr.recon.samplers import decoupled_annealing, noise_levels, preconditioned_langevin
+
+SIZE, NOISE_SD, N_SAMPLES = 16, 0.05, 200
+
+
+@dataclass(frozen=True)
+class Case:
+    oracle: Oracle
+    sense: Sense
+    kspace: Tensor
+
+
+@cache
+def case(make: Callable[[int], Oracle], acceleration: int, by_lines: bool = True, seed: int = 3) -> Case:
+    generator = torch.Generator().manual_seed(seed)
+    oracle, mask = make(SIZE), line_mask(SIZE, acceleration, 2)
+    sense = Sense(coil_maps(4, SIZE, SIZE), mask if by_lines else mask & (torch.arange(SIZE) > 2))
+    truth = oracle.sample(generator).to(torch.complex64)
+    noise = complex_normal((4, SIZE, SIZE), generator, truth.device) * sense.mask
+    return Case(oracle, sense, sense.forward(truth) + NOISE_SD * noise)
+
+
+def draw(sampler, case: Case, n_levels: int, n_samples: int = N_SAMPLES, seed: int = 5) -> Tensor:
+    likelihood = Likelihood(
+        case.sense, case.sense.adjoint(case.kspace).expand(n_samples, -1, -1), torch.full((n_samples,), NOISE_SD)
+    )
+    start = cg_sense(case.sense, case.kspace, regularisation=0.01).expand(n_samples, -1, -1)
+    generator = torch.Generator().manual_seed(seed)
+    return sampler(case.oracle.denoiser(), likelihood, start, levels=noise_levels(n_levels), generator=generator)
+
+
+def agreement(samples: Tensor, case: Case) -> tuple[float, float, float]:
+    """Error of the mean in posterior s.d., variance over the true one, residual chi-square over the true one's."""
+    exact = case.oracle.posterior(case.sense, case.kspace, NOISE_SD)
+    error = ((samples.mean(0) - exact.mean).abs().square().mean() / exact.variance.mean()).sqrt()
+    residual = (case.kspace - case.sense.forward(samples)).abs().square().sum((-3, -2, -1)).mean()
+    return float(error), float(samples.var(0).mean() / exact.variance.mean()), float(residual) / exact.residual
+
+
+CASES = [(texture, 4, True), (texture, 8, True), (lesion_or_not, 4, True), (lesion_or_not, 8, True)]
+
+
+@pytest.mark.parametrize(("make", "acceleration", "by_lines"), [*CASES, (lesion_or_not, 8, False)])
+def test_langevin_samples_with_20_levels_have_nearly_the_posteriors_mean_and_variance(make, acceleration, by_lines):
+    made = case(make, acceleration, by_lines)
+    error, variance, chi_square = agreement(draw(preconditioned_langevin, made, 20), made)
+    assert error < 0.25
+    assert 0.9 < variance < 1.15
+    assert 0.9 < chi_square < 1.05
+
+
+@pytest.mark.parametrize(("make", "acceleration", "by_lines"), CASES)
+def test_langevin_samples_with_50_levels_have_the_posteriors_mean_and_variance(make, acceleration, by_lines):
+    made = case(make, acceleration, by_lines)
+    error, variance, chi_square = agreement(draw(preconditioned_langevin, made, 50), made)
+    assert error < 0.15
+    assert 0.9 < variance < 1.1
+    assert 0.94 < chi_square < 1.05
+
+
+@pytest.mark.parametrize(("make", "acceleration", "by_lines"), CASES)
+def test_decoupled_samples_with_20_levels_are_at_most_a_fifth_too_wide(make, acceleration, by_lines):
+    made = case(make, acceleration, by_lines)
+    error, variance, chi_square = agreement(draw(decoupled_annealing, made, 20), made)
+    assert error < 0.25
+    assert 0.9 < variance < 1.2
+    assert 0.9 < chi_square < 1.05
+
+
+@pytest.mark.parametrize("seed", [1, 3, 5])
+def test_a_lesion_that_may_be_there_is_as_strong_on_average_as_it_should_be(seed):
+    made = case(lesion_or_not, 8, seed=seed)
+    healthy, ill = (component.mean.reshape(SIZE, SIZE) for component in made.oracle.components)
+    samples = draw(preconditioned_langevin, made, 50)
+    strength = ((samples - healthy) * (ill - healthy).conj()).real.sum((-2, -1)) / (ill - healthy).norm() ** 2
+    exact = made.oracle.posterior(made.sense, made.kspace, NOISE_SD).mean
+    expected = ((exact - healthy) * (ill - healthy).conj()).real.sum() / (ill - healthy).norm() ** 2
+    assert (strength.mean() - expected).abs() < 0.3 * strength.std()
+
+
+@pytest.mark.parametrize("sampler", [preconditioned_langevin, decoupled_annealing])
+def test_the_generator_decides_the_samples(sampler):
+    made = case(texture, 4)
+    assert torch.equal(draw(sampler, made, 4, 2), draw(sampler, made, 4, 2))
+    assert not torch.equal(draw(sampler, made, 4, 2), draw(sampler, made, 4, 2, seed=6))
+
+
+def test_levels_fall_from_first_to_last():
+    levels = noise_levels(5, 0.5, 0.01)
+    assert levels[0] == pytest.approx(0.5)
+    assert levels[-1] == pytest.approx(0.01)
+    assert list(levels) == sorted(levels, reverse=True)
+    assert noise_levels(1, 0.3) == pytest.approx((0.3,))
