@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from steadymr.errors import OutputError
 from steadymr.report import figures, html, summary
 from steadymr.types import (
     Geometry,
@@ -376,16 +375,6 @@ def test_the_overview_names_verdict_and_perturbation(result: SliceResult, title:
 def test_an_overview_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         figures.overview_png([])
-
-
-@pytest.mark.parametrize("written", [{}, {"seen": "before"}])
-def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, written: dict[str, str]) -> None:
-    path = tmp_path / "summary.json"
-    path.write_text(json.dumps(written))
-    (tmp_path / "summary.json.part").mkdir()
-    with pytest.raises(OutputError, match=r"summary\.json"):
-        html.write("<!doctype html>", path)
-    assert json.loads(path.read_text()) == written
 
 
 def test_what_json_cannot_say_is_a_mistake_of_the_caller() -> None:

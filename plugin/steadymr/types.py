@@ -99,6 +99,7 @@ class ScanHeader:
     k2_limits: Limits | None
     counters: dict[str, int]  #: counter name (slice, average, contrast, phase, repetition, set) -> number of values
     acceleration: tuple[int, int]  #: along k1 and k2, as the protocol states it
+    calibration_mode: str = ""  #: embedded, interleaved, separate, external, other; empty where the header is silent
     identity: Identity = Identity()
     sequence: Sequence = Sequence()
     system: System = System()

@@ -18,7 +18,6 @@ import jinja2
 import numpy as np
 
 from steadymr.report import figures
-from steadymr.report.output import write_whole
 from steadymr.report.summary import judgement
 from steadymr.types import SampleSet, ScanHeader, SliceResult, VolumeIndex
 
@@ -189,12 +188,8 @@ class ReportBuilder:
 
 
 def write(page: str, path: Path) -> None:
-    """Write the page, whole or not at all.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    write_whole(path, page)
+    """Write the page as UTF-8; odd bytes of a file name are written as escapes."""
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def scan_facts(header: ScanHeader) -> dict[str, str]:

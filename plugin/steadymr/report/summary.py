@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from steadymr.report.output import write_whole
 from steadymr.types import SliceResult, StabilityReport, TruthReport, Verdict
 
 
@@ -156,12 +155,9 @@ def to_strict(value: Any) -> Any:
 
 
 def write(summary: dict[str, Any], path: Path) -> None:
-    """Write the summary as indented UTF-8 JSON, whole or not at all.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    write_whole(path, json.dumps(to_strict(summary), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    """Write the summary as indented UTF-8 JSON; odd bytes of a file name are written as escapes."""
+    text = json.dumps(to_strict(summary), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _without_false_score(series: dict[str, Any]) -> dict[str, Any]:
