@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from steadymr.types import Geometry, Image, SampleSet, ScanHeader, Space, VolumeIndex
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from steadymr.config import load_settings
+
+from steadymr.config import load_settings, overrides_from_text
 from steadymr.errors import SettingsError
 
 
@@ -48,6 +49,13 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, expected: s
         load_settings(path)
     assert expected in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_settings_may_come_as_text() -> None:
+    """As properties of a Gadgetron chain: dotted names, numbers as words, lists with commas."""
+    wanted = {"samples": "6", "methods": "classical, diffusion", "diffusion.levels": "12"}
+    settings = load_settings(None, overrides_from_text(wanted))
+    assert (settings.samples, settings.methods, settings.diffusion.levels) == (6, ("classical", "diffusion"), 12)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from images import axial_geometry, header_of
+
 from steadymr.errors import SettingsError
 from steadymr.types import KSpace, Space, VolumeIndex
 from steadymr.undersample import equispaced_lines, undersample

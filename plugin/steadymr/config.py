@@ -5,6 +5,7 @@ Every key has a default, an unknown key is an error. ``configs/replay.yaml`` sho
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -15,6 +16,7 @@ from steadymr.errors import SettingsError
 
 Method: TypeAlias = Literal["diffusion", "supervised", "classical"]
 METHODS: tuple[Method, ...] = ("diffusion", "supervised", "classical")
+LISTS = ("methods", "perturb")  #: settings that hold several values
 
 
 class _Section(BaseModel):
@@ -135,6 +137,23 @@ def load_settings(path: Path | None = None, overrides: dict[str, Any] | None = N
     except ValidationError as error:
         where = "command line" if path is None else f"{path} or command line"
         raise SettingsError(f"{where}: {_sentences(error)}") from error
+
+
+def overrides_from_text(wanted: Mapping[str, str]) -> dict[str, Any]:
+    """Settings as a Gadgetron chain or a scanner's dialogue gives them: dotted names and text, lists with commas.
+
+    ``{"diffusion.levels": "12", "methods": "classical,diffusion"}`` becomes what a YAML file would hold.
+    """
+    overrides: dict[str, Any] = {}
+    for name, text in wanted.items():
+        *sections, key = name.split(".")
+        place = overrides
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise SettingsError(f"the setting {name!r} is inside {section!r}, which was given a value of its own")
+        place[key] = [part.strip() for part in text.split(",") if part.strip()] if name in LISTS else text
+    return overrides
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def equispaced_lines(n_lines: int, acceleration: int, n_calibration: int) -> Boo
     distance = np.arange(n_lines) - n_lines // 2
     every_nth = distance % acceleration == 0
     central = (distance >= -(n_calibration // 2)) & (distance < n_calibration - n_calibration // 2)
-    return every_nth | central
+    return np.asarray(every_nth | central)
 
 
 def undersample(kspace: KSpace, acceleration: int, n_calibration: int) -> KSpace:

@@ -26,7 +26,7 @@ def tissue_mask(magnitude: Float32[np.ndarray, "y x"], *, noise_sd: float = 1.0)
     regions, n_regions = ndimage.label(filled)
     sizes = np.bincount(regions.ravel(), minlength=n_regions + 1)
     sizes[0] = 0
-    return (sizes >= SMALLEST_REGION_PIXELS)[regions]
+    return np.asarray((sizes >= SMALLEST_REGION_PIXELS)[regions])
 
 
 def ssim_map(

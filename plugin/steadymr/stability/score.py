@@ -80,7 +80,7 @@ def spread_percent(
     weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
     local_signal = ndimage.gaussian_filter(np.where(mask, samples.mean(axis=0), 0), sigma) / np.maximum(weight, 1e-6)
     floor = 1e-3 * float(local_signal[mask].max())  # a region without any signal would otherwise divide by zero
-    percent = 100 * difference / np.maximum(local_signal, max(floor, np.finfo(np.float32).tiny))
+    percent = 100 * difference / np.maximum(local_signal, max(floor, 1e-30))
     return np.where(mask, percent, np.nan).astype(np.float32)
 
 

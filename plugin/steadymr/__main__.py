@@ -1,0 +1,8 @@
+"""``python -m steadymr``."""
+
+from __future__ import annotations
+
+from steadymr.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""The command line: each command is one call into the pipeline, and each failure one sentence and an exit code."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from steadymr import __version__
+from steadymr.config import METHODS, Settings, load_settings
+from steadymr.errors import SteadymrError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Reconstruct raw ISMRMRD k-space with classical, supervised and diffusion methods, score how stable each "
+    "image is under repeated sampling, and write DICOM series that carry the verdict.\n\n"
+    "Start with [bold]steadymr demo --out demo[/bold], then open demo/report.html.",
+)
+train_app = typer.Typer(no_args_is_help=True, help="Train a network from a config and a seed.")
+list_app = typer.Typer(no_args_is_help=True, help="List what can be named on the command line.")
+app.add_typer(train_app, name="train")
+app.add_typer(list_app, name="list")
+
+OutOption = Annotated[Path, typer.Option("--out", help="Folder for dicom/, report.html and summary.json.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="YAML file with any of the settings in configs/replay.yaml.")
+]
+MethodOption = Annotated[
+    list[str] | None,
+    typer.Option("--method", help=f"Series to make: {', '.join(METHODS)}. Repeat it for several; default all."),
+]
+SamplesOption = Annotated[
+    int | None,
+    typer.Option("--samples", help="Posterior samples that score each image, at least 4; 0 leaves images unscored."),
+]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Same seed, same pixels and same UIDs.")]
+
+
+@app.callback()
+def _common(verbose: Annotated[bool, typer.Option("--verbose", help="Log what each stage does.")] = False) -> None:
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+
+@app.command()
+def replay(
+    scan: Annotated[Path, typer.Argument(metavar="SCAN.h5", help="ISMRMRD file, group 'dataset'.")],
+    out: OutOption,
+    config: ConfigOption = None,
+    method: MethodOption = None,
+    samples: SamplesOption = None,
+    undersample: Annotated[
+        int | None,
+        typer.Option("--undersample", metavar="R", help="Keep every R-th line of a full scan; report the true error."),
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option("--reference", help="Full scan of the same object: report the true error against it.")
+    ] = None,
+    perturb: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--perturb", metavar="NAME=VALUE", help="Inject an imperfection; see 'steadymr list perturbations'."
+        ),
+    ] = None,
+    device: DeviceOption = None,
+    seed: SeedOption = None,
+) -> None:
+    """Reconstruct a file, score every image, and write one DICOM series per method, a report and a summary."""
+    overrides = _given(
+        methods=method, samples=samples, perturb=perturb, device=device, seed=seed,
+        undersample=None if undersample is None else {"acceleration": undersample},
+    )  # fmt: skip
+    _replay(scan, out, load_settings(config, overrides), reference)
+
+
+@app.command()
+def demo(
+    out: OutOption,
+    samples: SamplesOption = None,
+    device: DeviceOption = None,
+    seed: SeedOption = None,
+) -> None:
+    """Simulate an accelerated 8-coil brain scan, write it as ISMRMRD, and replay it beside its full scan."""
+    from steadymr.demo import simulate_demo_scans
+
+    settings = load_settings(None, _given(samples=samples, device=device, seed=seed))
+    with Console(stderr=True).status("simulating a scan"):
+        scans = simulate_demo_scans(out / "scan", seed=settings.seed)
+    _replay(scans.accelerated, out, settings, scans.full)
+
+
+@app.command()
+def check(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """Say what this installation can do; add it to a bug report. Fails if shipped weights are damaged."""
+    from steadymr.check import inspect_installation, is_sound
+
+    facts = inspect_installation()
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        _print_facts(facts)
+    if not is_sound(facts):
+        raise SteadymrError("this installation is not sound: see the lines above")
+
+
+@list_app.command("perturbations")
+def list_perturbations(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """Imperfections that --perturb can inject, with parameters, units and plausible ranges."""
+    from steadymr import perturb
+
+    if as_json:
+        typer.echo(json.dumps(perturb.list_perturbations(), indent=2))
+        return
+    table = Table("name", "parameter", "unit", "plausible range", "meaning")
+    for name, kind in perturb.PERTURBATIONS.items():
+        for key, facts in perturb.parameters_of(kind).items():
+            assumed = " (working assumption)" if facts.assumption else ""
+            label = name if key == kind.principal else f"  .{key}"
+            table.add_row(label, key, facts.unit, f"{facts.low:g} to {facts.high:g}{assumed}", facts.meaning)
+    Console().print(table)
+
+
+@list_app.command("methods")
+def list_methods() -> None:
+    """Reconstruction methods that --method can name."""
+    from steadymr.reconstruct import METHOD_DESCRIPTIONS
+
+    for name, description in METHOD_DESCRIPTIONS.items():
+        typer.echo(f"{name:12} {description}")
+
+
+def _train(kind: Literal["prior", "unet"], config: Path, out: Path) -> None:
+    from steadymr.train import run
+
+    with _progress_bar() as advance:
+        run(kind, config, out, lambda step, n_steps, loss: advance(step, n_steps, f"loss {loss:.4f}"))
+
+
+TrainConfig = Annotated[Path, typer.Option("--config", help="A recipe such as those in configs/train/.")]
+TrainOut = Annotated[Path, typer.Option("--out", help="Folder for checkpoints, weights and loss curve; resumes there.")]
+
+
+@train_app.command("prior")
+def train_prior(config: TrainConfig, out: TrainOut) -> None:
+    """Train the diffusion prior on simulated anatomy."""
+    _train("prior", config, out)
+
+
+@train_app.command("unet")
+def train_unet(config: TrainConfig, out: TrainOut) -> None:
+    """Train the supervised U-Net on simulated accelerated scans."""
+    _train("unet", config, out)
+
+
+def main() -> None:
+    """Run a command; any failure is one line on stderr and a non-zero exit code."""
+    # Threads that spin while they wait make everything many times slower on a machine that others use as well.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app(standalone_mode=True)
+    except SteadymrError as error:
+        typer.echo(f"steadymr: error: {' '.join(str(error).split())}", err=True)
+        sys.exit(error.exit_code)
+
+
+def _replay(scan: Path, out: Path, settings: Settings, reference: Path | None) -> None:
+    from steadymr.pipeline import replay as run
+
+    with _progress_bar() as advance:
+        summary = run(scan, out, settings, reference=reference, progress=advance)
+    _print_summary(summary, out)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Any]:
+    """A bar on stderr; yields ``advance(done, total, what)``."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def advance(done: float, total: float | None, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=what)
+
+        yield advance
+
+
+def _print_summary(summary: dict[str, Any], out: Path) -> None:
+    table = Table("series", "images", "score", "verdict", "PSNR (true)", "SSIM (true)")
+    for series in summary["series"]:
+        truth = summary["truth"].get(series["method"], {})
+        table.add_row(
+            series["description"], str(series["n_images"]), _number(series["score"], 2), series["verdict"],
+            _number(truth.get("psnr_db"), 1, " dB"), _number(truth.get("ssim"), 3),
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    for warning in summary["warnings"]:
+        console.print(f"note: {warning}", markup=False, highlight=False)
+    console.print(f"report: {out / 'report.html'}", markup=False, highlight=False)
+
+
+def _number(value: float | None, digits: int, unit: str = "") -> str:
+    return "unknown" if value is None else f"{value:.{digits}f}{unit}"
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    console = Console()
+    console.print(f"steadymr {__version__}", highlight=False)
+    for section, entries in facts.items():
+        console.print(f"{section}:", highlight=False)
+        for key, value in entries.items():
+            console.print(f"  {key}: {value}", markup=False, highlight=False)

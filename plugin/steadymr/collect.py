@@ -1,0 +1,76 @@
+"""Images of a run become DICOM series: collected as they are done, written when the verdict of each series is known."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from steadymr import __version__
+from steadymr.dicom import identity, pixels, series
+from steadymr.stability.score import DEFINITION_VERSION, worst
+from steadymr.types import NoiseSource, ScanHeader, SliceResult, StabilityReport
+
+
+class SeriesCollector:
+    """Holds the stored pixels (two bytes each) of a run, by method."""
+
+    def __init__(self, header: ScanHeader, scan_fingerprint: str, settings_fingerprint: str, first_number: int) -> None:
+        self._header = header
+        self._scan_fingerprint = scan_fingerprint
+        self._settings_fingerprint = settings_fingerprint
+        self._first_number = first_number
+        self._created = datetime.now().astimezone()
+        self._slope: float | None = None
+        self._noise_source: NoiseSource | None = None
+        self._images: dict[str, list[series.StoredImage]] = {}
+        self._reports: dict[str, list[StabilityReport]] = {}
+
+    def add(self, result: SliceResult, noise_source: NoiseSource) -> None:
+        """Take one image; the first sets the rescale slope of the whole run."""
+        self._slope = self._slope or pixels.choose_slope(result.image.data)
+        self._noise_source = noise_source
+        method = result.image.method
+        self._images.setdefault(method, []).extend(series.store(result, self._slope))
+        self._reports.setdefault(method, []).append(result.stability)
+
+    def write(self, folder: Path) -> list[dict[str, Any]]:
+        """Write one folder for each series and describe them, as ``summary.json`` lists them."""
+        return [self._write_series(folder, number, method) for number, method in enumerate(self._images)]
+
+    def _write_series(self, folder: Path, number: int, method: str) -> dict[str, Any]:
+        images = sorted(self._images[method], key=lambda image: (image.index, image.z))
+        facts = self._facts(method, images, self._first_number + number)
+        score, verdict = worst(self._reports[method])
+        outcome = series.SeriesVerdict(verdict, score)
+        place = folder / f"{facts.series_number}-{method}"
+        place.mkdir(parents=True)
+        for instance_number, image in enumerate(images, start=1):
+            dataset = series.mr_image(image, facts, outcome, instance_number)
+            dataset.save_as(place / f"{instance_number:05d}.dcm", enforce_file_format=True)
+        return {
+            "method": method,
+            "description": series.series_description(facts, outcome),
+            "n_images": len(images),
+            "score": score,
+            "verdict": verdict,
+            "sop_class": str(dataset.SOPClassUID),
+            "series_instance_uid": facts.series_instance_uid,
+            "folder": f"dicom/{place.name}",
+        }
+
+    def _facts(self, method: str, images: list[series.StoredImage], series_number: int) -> series.SeriesFacts:
+        return series.describe_series(
+            exam=identity.exam(self._header, self._scan_fingerprint),
+            header=self._header,
+            method=method,
+            model=images[0].model,
+            perturbed=any(one.perturbations for one in images),
+            series_number=series_number,
+            scan_fingerprint=self._scan_fingerprint,
+            settings_fingerprint=self._settings_fingerprint,
+            definition=DEFINITION_VERSION,
+            noise_source=self._noise_source,
+            software_version=__version__,
+            created=self._created,
+        )

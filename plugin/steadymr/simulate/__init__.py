@@ -1,0 +1,1 @@
+"""Scans with a known answer: anatomy, coils, sampling, and the ISMRMRD file that a scanner would have written."""

@@ -1,0 +1,175 @@
+"""From a file to flagged DICOM series, the whole way, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pydicom
+import pytest
+from commands import dciodvfy_errors, run_steadymr, steadymr
+from scans import accelerated_lines, pixels, write_scan
+
+from steadymr.config import load_settings
+from steadymr.pipeline import replay
+
+QUICK: dict[str, Any] = {"samples": 4, "diffusion": {"levels": 4}}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-slice scan, accelerated afterwards and reconstructed with all methods."""
+    folder = tmp_path_factory.mktemp("replay")
+    scan = write_scan(folder / "scan.h5", n_slices=2)
+    overrides = QUICK | {"undersample": {"acceleration": 2, "calibration_lines": 16}}
+    replay(scan, folder / "out", load_settings(None, overrides))
+    return folder / "out"
+
+
+def summary_of(out: Path) -> Any:
+    return json.loads((out / "summary.json").read_text())
+
+
+def test_each_method_becomes_one_series(results: Path) -> None:
+    """Three series of two images, in the folders that the summary names."""
+    series = summary_of(results)["series"]
+    assert [one["method"] for one in series] == ["diffusion", "supervised", "classical"]
+    for one in series:
+        assert len(list((results / one["folder"]).glob("*.dcm"))) == one["n_images"] == 2
+
+
+def test_every_instance_is_valid_dicom(results: Path) -> None:
+    """dciodvfy finds no error in any file."""
+    errors = {path.name: dciodvfy_errors(path) for path in results.rglob("*.dcm")}
+    assert errors == {name: [] for name in errors}
+    assert errors
+
+
+def test_the_summary_holds_what_it_promises(results: Path) -> None:
+    """Score, verdict, true error and times for programs to read."""
+    summary = summary_of(results)
+    assert {"version", "input", "settings", "series", "images", "truth", "timings_s"} <= set(summary)
+    for one in summary["series"]:
+        assert {"method", "description", "n_images", "score", "verdict", "sop_class"} <= set(one)
+    for image in summary["images"]:
+        assert 0 <= image["score"] <= 1
+        assert image["verdict"] in {"stable", "review", "unstable"}
+        assert (image["n_samples"], image["n_noise_draws"]) == (4, 1)
+    assert set(summary["truth"]) == {"diffusion", "supervised", "classical"}
+    assert summary["truth"]["classical"]["psnr_db"] > 20
+
+
+def test_the_verdict_is_in_the_series_description(results: Path) -> None:
+    """What a viewer lists is what the summary says."""
+    for one in summary_of(results)["series"]:
+        dataset = pydicom.dcmread(next((results / one["folder"]).glob("*.dcm")))
+        assert dataset.SeriesDescription == one["description"]
+        assert one["verdict"].upper() in dataset.SeriesDescription
+
+
+def test_slices_lie_where_the_readouts_say(results: Path) -> None:
+    """Centre and directions of the readout heads give the corner of the image, to 1e-3 mm."""
+    positions = sorted(
+        tuple(map(float, pydicom.dcmread(path).ImagePositionPatient))
+        for path in (results / "dicom").glob("*-classical/*")
+    )
+    corner = -24 * 256 / 48
+    np.testing.assert_allclose(positions, [(corner, corner, 0.0), (corner, corner, 6.0)], atol=1e-3)
+
+
+def test_the_report_shows_every_series_and_needs_no_network(results: Path) -> None:
+    """One self-contained page with each verdict on it."""
+    page = (results / "report.html").read_text()
+    for one in summary_of(results)["series"]:
+        assert one["method"] in page
+        assert one["verdict"].upper() in page.upper()
+    assert 'src="http' not in page
+
+
+def test_same_seed_same_pixels_and_uids_another_seed_other_samples(tmp_path: Path) -> None:
+    """A run can be repeated to the bit, and chance comes from the seed alone."""
+    scan = write_scan(tmp_path / "scan.h5", lines=accelerated_lines(48, 2, 16))
+    runs = {}
+    for name, seed in (("first", 1), ("again", 1), ("other", 2)):
+        replay(scan, tmp_path / name, load_settings(None, QUICK | {"methods": ["diffusion"], "seed": seed}))
+        runs[name] = pixels(tmp_path / name / "dicom")
+    assert runs["first"].keys() == runs["again"].keys()
+    for uid, image in runs["first"].items():
+        np.testing.assert_array_equal(image, runs["again"][uid])
+    assert not runs["first"].keys() & runs["other"].keys()
+
+
+def test_a_perturbed_scan_says_so_everywhere(tmp_path: Path) -> None:
+    """No one can take the image for a diagnostic one: record, description and report."""
+    scan = write_scan(tmp_path / "scan.h5")
+    overrides = {"methods": ["classical"], "samples": 0, "perturb": ["rigid_motion.translation_mm=2"]}
+    replay(scan, tmp_path / "out", load_settings(None, overrides))
+    summary = summary_of(tmp_path / "out")
+    assert summary["images"][0]["perturbations"][0]["name"] == "rigid_motion"
+    assert "PERTURBED" in summary["series"][0]["description"]
+    assert any("on purpose" in warning for warning in summary["warnings"])
+
+
+def test_zero_strength_changes_no_pixel(tmp_path: Path) -> None:
+    """A perturbation of strength zero is recorded, and nothing else happens."""
+    scan = write_scan(tmp_path / "scan.h5")
+    plain = {"methods": ["classical"], "samples": 0}
+    replay(scan, tmp_path / "plain", load_settings(None, plain))
+    replay(scan, tmp_path / "zero", load_settings(None, plain | {"perturb": ["gain_drift=0"]}))
+    first, second = (next(iter(pixels(tmp_path / name).values())) for name in ("plain", "zero"))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_without_samples_images_are_unscored(tmp_path: Path) -> None:
+    """No number stands where nothing was computed."""
+    scan = write_scan(tmp_path / "scan.h5")
+    replay(scan, tmp_path / "out", load_settings(None, {"methods": ["classical"], "samples": 0}))
+    (series,) = summary_of(tmp_path / "out")["series"]
+    assert (series["score"], series["verdict"]) == (None, "unscored")
+    assert "UNSCORED" in series["description"]
+
+
+def test_a_full_scan_can_be_the_reference(tmp_path: Path) -> None:
+    """--reference gives the true error of a scan that was really accelerated."""
+    full = write_scan(tmp_path / "full.h5")
+    fast = write_scan(tmp_path / "fast.h5", lines=accelerated_lines(48, 2, 16))
+    done = run_steadymr(
+        "replay", fast, "--out", tmp_path / "out", "--reference", full, "--method", "classical", "--samples", "0"
+    )
+    assert done.returncode == 0, done.stderr
+    assert summary_of(tmp_path / "out")["truth"]["classical"]["psnr_db"] > 20
+
+
+def test_the_phantom_of_debians_tools_is_replayed(tmp_path: Path) -> None:
+    """Zero direction cosines, an old version number and no noise scan: assumptions are made and stated."""
+    subprocess.run(
+        ["ismrmrd_generate_cartesian_shepp_logan", "-m", "64", "-c", "8", "-r", "2", "-n", "0.02", "-o", "scan.h5"],
+        cwd=tmp_path, check=True, capture_output=True,
+    )  # fmt: skip
+    content = replay(tmp_path / "scan.h5", tmp_path / "out", load_settings(None, QUICK))
+    assert [one["n_images"] for one in content["series"]] == [2, 2, 2]
+    assert any("geometry" in warning for warning in content["warnings"])
+    assert all(dciodvfy_errors(path) == [] for path in (tmp_path / "out").rglob("*.dcm"))
+
+
+def test_slices_stream_through_memory(tmp_path: Path) -> None:
+    """Sixteen slices more cost hardly any memory more: k-space is let go slice by slice."""
+    peaks = []
+    for n_slices in (2, 18):
+        scan = write_scan(tmp_path / f"{n_slices}.h5", n_slices=n_slices, n=96, n_coils=8)
+        command = steadymr("replay", scan, "--out", tmp_path / "out", "--method", "classical", "--samples", "0")
+        peaks.append(_peak_memory(command))
+    kspace_of_sixteen_slices = 16 * 8 * 96 * 192 * 8
+    assert peaks[1] - peaks[0] < 0.7 * kspace_of_sixteen_slices + 20 * 2**20
+
+
+def _peak_memory(command: list[str]) -> int:
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0
+    return int(usage.ru_maxrss) * 1024
