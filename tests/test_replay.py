@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import mrd
 import numpy as np
 import psutil
 import pydicom
@@ -173,3 +174,18 @@ def _peak_memory(command: list[str]) -> int:
     _, status, usage = os.wait4(process.pid, 0)
     assert status == 0
     return int(usage.ru_maxrss) * 1024
+
+
+def test_planes_of_a_3d_scan_lie_where_the_physics_put_them(tmp_path: Path) -> None:
+    """Slice oversampling is dropped, and the middle partition is at the volume's centre."""
+    data = mrd.kspace(n_coils=4, n_x=32, n_y=32, n_z=8, noise=0.01)
+    lines = [mrd.noise_readout(mrd.covariance(4)), *mrd.readouts(data, position_mm=(1.0, 2.0, 3.0))]
+    encoded, recon = mrd.header_xml(32, 32, 8, fov_mm=(256.0, 256.0, 16.0)).split("<reconSpace>")
+    recon = recon.replace("<z>8</z>", "<z>6</z>", 1).replace("<z>16.0</z>", "<z>12.0</z>", 1)
+    xml = f"{encoded}<reconSpace>{recon}"
+    scan = mrd.write(tmp_path / "scan.h5", xml, lines)
+    replay(scan, tmp_path / "out", load_settings(None, {"methods": ["classical"], "samples": 0}))
+    datasets = [pydicom.dcmread(path) for path in sorted((tmp_path / "out").rglob("*.dcm"))]
+    assert [float(dataset.ImagePositionPatient[2]) for dataset in datasets] == [-3.0, -1.0, 1.0, 3.0, 5.0, 7.0]
+    assert {dataset.MRAcquisitionType for dataset in datasets} == {"3D"}
+    assert all(dciodvfy_errors(path) == [] for path in (tmp_path / "out").rglob("*.dcm"))

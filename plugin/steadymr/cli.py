@@ -125,13 +125,12 @@ def list_perturbations(as_json: Annotated[bool, typer.Option("--json", help="For
     if as_json:
         typer.echo(json.dumps(perturb.list_perturbations(), indent=2))
         return
-    table = Table("name", "parameter", "unit", "plausible range", "meaning")
     for name, kind in perturb.PERTURBATIONS.items():
+        typer.echo(f"{name}: {perturb.summary(kind)}")
         for key, facts in perturb.parameters_of(kind).items():
-            assumed = " (working assumption)" if facts.assumption else ""
-            label = name if key == kind.principal else f"  .{key}"
-            table.add_row(label, key, facts.unit, f"{facts.low:g} to {facts.high:g}{assumed}", facts.meaning)
-    Console().print(table)
+            named = f"{name}, or {name}.{key}" if key == kind.principal else f"{name}.{key}"
+            assumed = ", a working assumption" if facts.assumption else ""
+            typer.echo(f"    {named:44} {facts.low:g} to {facts.high:g} {facts.unit}{assumed}: {facts.meaning}")
 
 
 @list_app.command("methods")
@@ -141,6 +140,15 @@ def list_methods() -> None:
 
     for name, description in METHOD_DESCRIPTIONS.items():
         typer.echo(f"{name:12} {description}")
+
+
+@list_app.command("sites")
+def list_sites() -> None:
+    """Site models: named sets of imperfections, each with ranges to draw from."""
+    from steadymr.perturb import site
+
+    for name, path in site.shipped().items():
+        typer.echo(f"{name:14} {site.load(path).description}")
 
 
 def _train(kind: Literal["prior", "unet"], config: Path, out: Path) -> None:
@@ -215,11 +223,10 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
             series["description"], str(series["n_images"]), _number(series["score"], 2), series["verdict"],
             _number(truth.get("psnr_db"), 1, " dB"), _number(truth.get("ssim"), 3),
         )  # fmt: skip
-    console = Console()
-    console.print(table)
+    Console().print(table)
     for warning in summary["warnings"]:
-        console.print(f"note: {warning}", markup=False, highlight=False)
-    console.print(f"report: {out / 'report.html'}", markup=False, highlight=False)
+        typer.echo(f"note: {warning}")
+    typer.echo(f"report: {out / 'report.html'}")
 
 
 def _number(value: float | None, digits: int, unit: str = "") -> str:
@@ -227,9 +234,8 @@ def _number(value: float | None, digits: int, unit: str = "") -> str:
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
-    console = Console()
-    console.print(f"steadymr {__version__}", highlight=False)
+    typer.echo(f"steadymr {__version__}")
     for section, entries in facts.items():
-        console.print(f"{section}:", highlight=False)
+        typer.echo(f"{section}:")
         for key, value in entries.items():
-            console.print(f"  {key}: {value}", markup=False, highlight=False)
+            typer.echo(f"  {key}: {value}")

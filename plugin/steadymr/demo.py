@@ -27,5 +27,14 @@ def simulate_demo_scans(folder: Path, *, seed: int) -> DemoScans:
         raise OutputError(f"could not make the folder {folder} for the demo's scan: {error.strerror}") from error
     scans = DemoScans(folder / f"brain_r{ACCELERATION}.h5", folder / "brain_full.h5")
     for path, acceleration in ((scans.accelerated, ACCELERATION), (scans.full, 1)):
-        simulate_scan(path, seed=seed, purpose="demo", n_slices=2, acceleration=acceleration, tilt_deg=12, turn_deg=4)
+        simulate_scan(
+            path,
+            seed=seed,
+            purpose="demo",
+            n_slices=2,
+            acceleration=acceleration,
+            tilt_deg=12,
+            turn_deg=4,
+            signal_to_noise=80,
+        )
     return scans

@@ -59,8 +59,11 @@ def reconstruct(kspace: KSpace, full: KSpace | None, run: Run) -> Iterator[Slice
     """
     seed = seed_for(run.settings.seed, kspace, "perturb")
     perturbed = perturb.apply(kspace, run.perturbations, seed)
+    wanted = wanted_partitions(perturbed)
     for problem in run.watch.each("coil maps", prepare(perturbed, device=run.models.device)):
         run.step("coil maps")
+        if problem.z not in wanted:
+            continue
         yield from _reconstruct_plane(Plane(perturbed, problem), full, run)
 
 
@@ -108,7 +111,7 @@ def _image(plane: Plane, method: Method, mean: Float32[np.ndarray, "z=1 y x"] | 
         data=data,
         method=method,
         index=replace(kspace.index, partition=z),
-        geometry=plane_geometry(kspace.geometry, kspace.data.shape[1], z),
+        geometry=plane_geometry(kspace, z),
         header=kspace.header,
         derivation=METHOD_DESCRIPTIONS[method],
         is_mean_of_samples=method == "diffusion",
@@ -147,12 +150,25 @@ def _compare(image: Float32[np.ndarray, "z=1 y x"], reference: Float32[np.ndarra
     return compare_with_truth(image[0], reference[0], mask) if mask.any() else None
 
 
-def plane_geometry(volume: Geometry, n_z: int, z: int) -> Geometry:
-    """Where plane ``z`` of ``n_z`` lies; index ``n_z // 2`` is at the volume's centre, as in every transform here."""
-    thickness_mm = volume.fov_mm_xyz[2] / n_z
-    offset_mm = (z - n_z // 2) * thickness_mm
+def wanted_partitions(kspace: KSpace) -> range:
+    """The partitions inside the protocol's field of view along z; the others are slice oversampling."""
+    n_z = kspace.data.shape[1]
+    n_wanted = min(max(round(kspace.header.recon.fov_mm_xyz[2] / _thickness_mm(kspace)), 1), n_z)
+    first = n_z // 2 - n_wanted // 2
+    return range(first, first + n_wanted)
+
+
+def plane_geometry(kspace: KSpace, z: int) -> Geometry:
+    """Where plane ``z`` lies; index ``n_z // 2`` is at the volume's centre, as in every transform here."""
+    volume, thickness_mm = kspace.geometry, _thickness_mm(kspace)
+    offset_mm = (z - kspace.data.shape[1] // 2) * thickness_mm
     x_mm, y_mm, z_mm = (c + offset_mm * d for c, d in zip(volume.centre_mm, volume.slice_dir, strict=True))
     return replace(volume, centre_mm=(x_mm, y_mm, z_mm), fov_mm_xyz=(*volume.fov_mm_xyz[:2], thickness_mm))
+
+
+def _thickness_mm(kspace: KSpace) -> float:
+    n_z = kspace.data.shape[1]
+    return kspace.encoded.fov_mm_xyz[2] / n_z if n_z > 1 else kspace.geometry.fov_mm_xyz[2]
 
 
 def seed_for(seed: int, kspace: KSpace, *purpose: str | int) -> int:

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from steadymr.perturb.base import OUTSIDE_RANGE, Parameter, Perturbation, at_zero, parameters_of, strengths_of
-from steadymr.perturb.catalogue import PERTURBATIONS, apply, build, list_perturbations, markdown_table, parse, parse_all
+from steadymr.perturb.catalogue import (
+    PERTURBATIONS,
+    apply,
+    build,
+    list_perturbations,
+    markdown_table,
+    parse,
+    parse_all,
+    summary,
+)
 
 __all__ = [
     "OUTSIDE_RANGE",
@@ -19,4 +28,5 @@ __all__ = [
     "parse",
     "parse_all",
     "strengths_of",
+    "summary",
 ]

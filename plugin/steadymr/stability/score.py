@@ -114,8 +114,8 @@ def _reasons(
     if notable.any():
         share = 100 * notable.sum() / np.isfinite(spread).sum()
         reasons.append(
-            f"samples differ by more than {NOTABLE_PERCENT:.0f} % of the local signal in {area_cm2:.1f} cm2, "
-            f"{share:.0f} % of the tissue"
+            f"samples differ from it by more than {NOTABLE_PERCENT:.0f} % of the local signal in {area_cm2:.1f} cm2, "
+            f"{'under 1' if share < 1 else f'{share:.0f}'} % of the tissue"
         )
     return tuple(reasons)
 
