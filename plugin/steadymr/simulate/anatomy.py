@@ -5,8 +5,8 @@ scales, cortical folds sharpened and wobbled, tissue intensities of a contrast f
 marrow and scalp as shells around the brain, lesions, vessels, texture, shading and a smooth phase. The picture is
 drawn finer than asked and its k-space is cropped, as a scanner would: edges ring.
 
-ICBM152 2009a, symmetric: Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute,
-McGill University; Fonov et al., NeuroImage 47 (2009) S102.
+ICBM152 2009a, symmetric: Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological
+Institute, McGill University; Fonov et al., NeuroImage 47 (2009) S102.
 """
 
 from __future__ import annotations
