@@ -9,7 +9,7 @@ OUT ?= runs/demo
 BIN := .venv/bin
 TORCH := 2.13.0
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
-DEBIAN_PACKAGES := ismrmrd-tools
+DEBIAN_PACKAGES := ismrmrd-tools orthanc orthanc-dicomweb dcmtk openssl gcc libc6-dev
 
 help:
 	@echo "make demo     set up, simulate an accelerated brain scan, reconstruct and flag it; results in $(OUT)"
