@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
 
 from steadymr import perturb
 from steadymr.assemble import assemble
@@ -13,30 +13,59 @@ from steadymr.dicom.facts import verdict_words
 from steadymr.errors import SettingsError
 from steadymr.models import Models, load_models
 from steadymr.reconstruct import Run, reconstruct
-from steadymr.source.messages import ImageMessage
-from steadymr.source.outgoing import image_message
+from steadymr.source.wire.messages import ImageMessage
+from steadymr.source.wire.outgoing import image_message
+from steadymr.source.wire.turns import Turns
 from steadymr.stopwatch import Stopwatch
-from steadymr.types import KSpace, Readout, ScanHeader, SliceResult
+from steadymr.types import Readout, ScanHeader, SliceResult
+
+
+def stream_settings(wanted: Mapping[str, str], base: Settings | None = None) -> Settings:
+    """Settings of one live scan: names with dots and text, such as ``diffusion.levels`` and ``12``, laid over ``base``.
+
+    Raises SettingsError for what does not exist and for what makes no sense without a file.
+    """
+    over = {} if base is None else base.model_dump()
+    settings = load_settings(None, overrides_from_text(wanted), under=over)
+    if settings.undersample.acceleration > 1:
+        raise SettingsError("undersample works on files only: a live scan has no full scan to compare with")
+    return settings
 
 
 def reconstruct_stream(
-    header: ScanHeader, readouts: Iterator[Readout], wanted: Mapping[str, str], models: Models | None = None
+    header: ScanHeader, readouts: Iterator[Readout], wanted: Mapping[str, str]
 ) -> Iterator[ImageMessage]:
-    """Turn readouts into scored images, one message for each method and plane.
+    """Turn readouts into scored images, one message for each method and plane; loads the networks it needs.
 
-    ``wanted`` are settings as text, named as in the YAML with dots, such as ``diffusion.levels``. ``models`` are
-    those of a resident server; None loads them. Raises SteadymrError; nothing is swallowed.
+    Raises SteadymrError; nothing is swallowed.
     """
-    settings = load_settings(None, overrides_from_text(wanted))
-    if settings.undersample.acceleration > 1:
-        raise SettingsError("undersample works on files only: a live scan has no full scan to compare with")
-    perturbations = perturb.parse_all(settings.perturb)
-    run = Run(settings, models or load_models(settings), perturbations, Stopwatch(), lambda what: None)
+    settings = stream_settings(wanted)
+    for result in scored_images(header, readouts, settings, load_models(settings)):
+        yield result[1]
+
+
+def scored_images(
+    header: ScanHeader,
+    readouts: Iterator[Readout],
+    settings: Settings,
+    models: Models,
+    *,
+    watch: Stopwatch | None = None,
+    turns: Turns | None = None,
+) -> Iterator[tuple[SliceResult, ImageMessage]]:
+    """Results with the messages that carry them; scans that share ``turns`` alternate, volume by volume."""
+    run = Run(settings, models, perturb.parse_all(settings.perturb), watch or Stopwatch(), lambda what: None)
     sent: Counter[str] = Counter()
     for kspace in assemble(readouts, header, averages=settings.assemble.averages):
-        for result in reconstruct(kspace, None, run):
+        with _turn(turns):
+            results = list(reconstruct(kspace, None, run))
+        for result in results:
             sent[result.image.method] += 1
-            yield _message(result, settings, sent[result.image.method])
+            yield result, _message(result, settings, sent[result.image.method])
+
+
+def _turn(turns: Turns | None) -> AbstractContextManager[None]:
+    return nullcontext() if turns is None else turns.turn()
 
 
 def _message(result: SliceResult, settings: Settings, number: int) -> ImageMessage:
@@ -49,5 +78,5 @@ def _message(result: SliceResult, settings: Settings, number: int) -> ImageMessa
         description=f"{'PERTURBED ' if image.perturbations else ''}steadymr {image.method}",
         comment=f"{warning}{words}: {'; '.join(stability.reasons)}",
         image_number=number,
-        series_number=settings.dicom.series_number + settings.methods.index(image.method),
+        series_number=settings.dicom.series_number + [*map(str, settings.methods)].index(image.method),
     )

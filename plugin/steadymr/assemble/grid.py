@@ -7,7 +7,7 @@ columns missing on one side (asymmetric echo) need no special case: they are sim
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Complex64
@@ -85,12 +85,36 @@ def place(readout: Readout, grid: Grid) -> Line:
     return Line(samples, k1, k2, k0_range, margin)
 
 
+def with_change(readout: Readout, change: Complex64[np.ndarray, "coil k0"], grid: Grid) -> Readout:
+    """The readout whose place on the grid holds ``change`` more than before.
+
+    The adjoint of `place`: the change is padded to the oversampled field of view with zeros, where the readout stays
+    as it was measured, and lands on the samples that were kept.
+    """
+    columns, start = _columns(readout, grid)
+    full = _add_oversampling(change, grid)[:, start : start + columns.shape[1]]
+    data = readout.data.copy()
+    n_samples = data.shape[1]
+    kept = data[:, readout.discard_pre : n_samples - readout.discard_post]
+    kept = kept[:, ::-1] if readout.reversed else kept
+    skipped = max(0, -_start(readout, grid))
+    kept[:, skipped : skipped + full.shape[1]] += full  # a view: this writes into data
+    return replace(readout, data=data)
+
+
+def _add_oversampling(change: Complex64[np.ndarray, "coil k0"], grid: Grid) -> Complex64[np.ndarray, "coil encoded"]:
+    if grid.n_k0 == grid.n_k0_encoded:
+        return change
+    left = grid.n_k0_encoded // 2 - grid.n_k0 // 2
+    right = grid.n_k0_encoded - grid.n_k0 - left
+    return _to_kspace(np.pad(_to_image(change), ((0, 0), (left, right))))
+
+
 def _columns(readout: Readout, grid: Grid) -> tuple[Complex64[np.ndarray, "coil sample"], int]:
     """The samples to keep, in the order of increasing k, and the encoded column of the first of them."""
     n_samples = readout.data.shape[1]
     kept = readout.data[:, readout.discard_pre : n_samples - readout.discard_post]
-    start = grid.n_k0_encoded // 2 - readout.centre_sample
-    start += readout.discard_post if readout.reversed else readout.discard_pre
+    start = _start(readout, grid)
     kept = kept[:, ::-1] if readout.reversed else kept
     if start < -STICKING_OUT or start + kept.shape[1] > grid.n_k0_encoded + STICKING_OUT:
         raise ReadoutError(
@@ -99,6 +123,12 @@ def _columns(readout: Readout, grid: Grid) -> tuple[Complex64[np.ndarray, "coil 
         )
     kept = kept[:, max(0, -start) :][:, : grid.n_k0_encoded - max(0, start)]
     return kept, max(0, start)
+
+
+def _start(readout: Readout, grid: Grid) -> int:
+    """The encoded column of the first sample kept; negative if the readout sticks out."""
+    discarded = readout.discard_post if readout.reversed else readout.discard_pre
+    return grid.n_k0_encoded // 2 - readout.centre_sample + discarded
 
 
 def _remove_oversampling(
