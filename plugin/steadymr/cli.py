@@ -6,19 +6,18 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from steadymr import __version__
+from steadymr import __version__, cli_delivery
 from steadymr.config import METHODS, Settings, load_settings
 from steadymr.errors import SteadymrError
+from steadymr.progress import progress_bar
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,6 +32,8 @@ train_app = typer.Typer(no_args_is_help=True, help="Train a network from a confi
 list_app = typer.Typer(no_args_is_help=True, help="List what can be named on the command line.")
 app.add_typer(train_app, name="train")
 app.add_typer(list_app, name="list")
+app.add_typer(cli_delivery.outbox_app, name="outbox")
+app.command()(cli_delivery.send)
 
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for dicom/, report.html and summary.json.")]
 ConfigOption = Annotated[
@@ -40,7 +41,7 @@ ConfigOption = Annotated[
 ]
 MethodOption = Annotated[
     list[str] | None,
-    typer.Option("--method", help=f"Series to make: {', '.join(METHODS)}. Repeat it for several; default all."),
+    typer.Option("--method", help=f"Series to make, one or several of {', '.join(METHODS)}; default all."),
 ]
 SamplesOption = Annotated[
     int | None,
@@ -117,6 +118,26 @@ def check(as_json: Annotated[bool, typer.Option("--json", help="For programs.")]
         raise SteadymrError("this installation is not sound: see the lines above")
 
 
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port for Gadgetron, MRD and FIRE clients.")] = 9002,
+    health_port: Annotated[
+        int | None, typer.Option("--health-port", help="Port for /healthz, /readyz and /metrics.")
+    ] = None,
+    allow: Annotated[
+        list[str] | None, typer.Option("--allow", help="Address or network of a client; default this machine only.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Stay resident with the networks loaded, and reconstruct what Gadgetron, MRD and FIRE clients send."""
+    from steadymr.serve import serve as run
+    from steadymr.source.wire.server import ServerSettings
+
+    where = ServerSettings(host=host, port=port, health_port=health_port)
+    run(load_settings(config), replace(where, allowed_peers=tuple(allow)) if allow else where)
+
+
 @list_app.command("perturbations")
 def list_perturbations(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
     """Imperfections that --perturb can inject, with parameters, units and plausible ranges."""
@@ -154,7 +175,7 @@ def list_sites() -> None:
 def _train(kind: Literal["prior", "unet"], config: Path, out: Path) -> None:
     from steadymr.train import run
 
-    with _progress_bar() as advance:
+    with progress_bar() as advance:
         run(kind, config, out, lambda step, n_steps, loss: advance(step, n_steps, f"loss {loss:.4f}"))
 
 
@@ -179,40 +200,39 @@ def main() -> None:
     # Threads that spin while they wait make everything many times slower on a machine that others use as well.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app(standalone_mode=True)
+        app(args=_one_value_each(sys.argv[1:]), standalone_mode=True)
     except SteadymrError as error:
         typer.echo(f"steadymr: error: {' '.join(str(error).split())}", err=True)
         sys.exit(error.exit_code)
 
 
+def _one_value_each(arguments: list[str]) -> list[str]:
+    """``--method a b`` and ``--perturb x=1 y=2`` as ``--method a --method b`` and so on, which is what click reads."""
+    spread: list[str] = []
+    option = ""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if argument.startswith("-"):
+            option = argument if argument in ("--method", "--perturb") else ""
+        elif before != option and _is_value_of(option, argument):
+            spread.append(option)
+        spread.append(argument)
+    return spread
+
+
+def _is_value_of(option: str, argument: str) -> bool:
+    return argument in METHODS if option == "--method" else bool(option) and "=" in argument
+
+
 def _replay(scan: Path, out: Path, settings: Settings, reference: Path | None) -> None:
     from steadymr.pipeline import replay as run
 
-    with _progress_bar() as advance:
+    with progress_bar() as advance:
         summary = run(scan, out, settings, reference=reference, progress=advance)
     _print_summary(summary, out)
 
 
 def _given(**options: Any) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Any]:
-    """A bar on stderr; yields ``advance(done, total, what)``."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f} %"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def advance(done: float, total: float | None, what: str) -> None:
-            bar.update(task, completed=done, total=total, description=what)
-
-        yield advance
 
 
 def _print_summary(summary: dict[str, Any], out: Path) -> None:

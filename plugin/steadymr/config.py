@@ -92,6 +92,7 @@ class Settings(_Section):
     diffusion: DiffusionSettings = DiffusionSettings()
     stability: StabilitySettings = StabilitySettings()
     dicom: DicomSettings = DicomSettings()
+    destinations: dict[str, dict[str, Any]] = {}  #: name -> url and options, for ``steadymr send --to NAME``
 
     @field_validator("samples")
     @classmethod
@@ -123,15 +124,17 @@ class Settings(_Section):
         return self.model_dump(mode="json")
 
 
-def load_settings(path: Path | None = None, overrides: dict[str, Any] | None = None) -> Settings:
-    """Settings from a YAML file, with ``overrides`` (nested as in the file) laid over it.
+def load_settings(
+    path: Path | None = None, overrides: dict[str, Any] | None = None, *, under: dict[str, Any] | None = None
+) -> Settings:
+    """Settings from a YAML file, with ``overrides`` (nested as in the file) laid over it, and ``under`` below it.
 
     Raises
     ------
     SettingsError
         If the file cannot be read, has an unknown key, or a value out of range; the sentence names each of them.
     """
-    values = {} if path is None else _read_yaml(path)
+    values = _merged(under or {}, {} if path is None else _read_yaml(path))
     try:
         return Settings.model_validate(_merged(values, overrides or {}))
     except ValidationError as error:

@@ -100,7 +100,7 @@ def replay(
 
 def fingerprint(settings: Settings) -> str:
     """SHA-256 of all settings that can change a pixel; the device is not one, for the pixels themselves tell."""
-    text = json.dumps(settings.model_dump(mode="json", exclude={"device"}), sort_keys=True)
+    text = json.dumps(settings.model_dump(mode="json", exclude={"device", "destinations"}), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

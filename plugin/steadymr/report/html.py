@@ -166,7 +166,9 @@ class ReportBuilder:
         if not np.isfinite(plane).any():
             return None
         png = figures.map_png(plane, self._map_max_percent, self._spread_palette, section.size)
-        return Panel(figures.data_uri(png), "stability map: how far the samples differ from the image, % of local tissue signal")
+        return Panel(
+            figures.data_uri(png), "stability map: how far samples differ from the image, % of local tissue signal"
+        )
 
     def _error(self, result: SliceResult, section: VolumeSection) -> Panel | None:
         if result.reference is None or section.white is None:
