@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint debian-packages clean
+.PHONY: help install demo test lint debian-packages image-test clean
 
 PYTHON ?= python3
 OUT ?= runs/demo
@@ -15,6 +15,7 @@ help:
 	@echo "make demo     set up, simulate an accelerated brain scan, reconstruct and flag it; results in $(OUT)"
 	@echo "make test     set up, check style and types, run all tests"
 	@echo "make install  set up .venv alone"
+	@echo "make image-test  build the container without an engine, and run it (root)"
 
 install: .venv/installed
 
@@ -63,6 +64,10 @@ debian-packages:
 	  else echo "please run: sudo apt-get install -y$$missing" >&2; exit 1; fi; \
 	  $$sudo apt-get update -qq; DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq $$missing >/dev/null; \
 	fi
+
+# Builds the container without a container engine and runs it; needs root, and 15 minutes on a fresh machine.
+image-test:
+	docker/image-test.sh
 
 clean:
 	rm -rf .venv runs
