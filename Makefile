@@ -62,7 +62,8 @@ debian-packages:
 	  echo "installing Debian packages for the tests:$$missing"; \
 	  if [ "$$(id -u)" = 0 ]; then sudo=""; elif sudo -n true 2>/dev/null; then sudo=sudo; \
 	  else echo "please run: sudo apt-get install -y$$missing" >&2; exit 1; fi; \
-	  $$sudo apt-get update -qq; DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq $$missing >/dev/null; \
+	  $$sudo apt-get update -qq; $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; \
+	  case "$$missing" in *" orthanc"*) $$sudo systemctl disable --now orthanc >/dev/null 2>&1 || true;; esac; \
 	fi
 
 # Builds the container without a container engine and runs it; needs root, and 15 minutes on a fresh machine.
