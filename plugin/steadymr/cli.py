@@ -132,7 +132,12 @@ def serve(
 ) -> None:
     """Stay resident with the networks loaded, and reconstruct what Gadgetron, MRD and FIRE clients send."""
     from steadymr.serve import serve as run
+    from steadymr.source.wire.json_log import JsonFormatter
     from steadymr.source.wire.server import ServerSettings
+
+    logging.getLogger().setLevel(logging.INFO)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(JsonFormatter())
 
     where = ServerSettings(host=host, port=port, health_port=health_port)
     run(load_settings(config), replace(where, allowed_peers=tuple(allow)) if allow else where)

@@ -19,7 +19,14 @@ from steadymr.types import Readout, ScanHeader
 
 log = logging.getLogger(__name__)
 
-KNOWN_NAMES = ("", "steadymr", "steadymr.xml", "default", "default.xml")  #: of configurations; never a path
+KNOWN_NAMES = (
+    "",
+    "steadymr",
+    "steadymr.xml",
+    "default",
+    "default.xml",
+    "openrecon",
+)  #: of configurations; never a path
 NOT_FROM_OUTSIDE = ("device", "destinations", "weights")  #: a client must not choose files or devices of this machine
 
 
