@@ -229,9 +229,9 @@ def _is_value_of(option: str, argument: str) -> bool:
 
 
 def _replay(scan: Path, out: Path, settings: Settings, reference: Path | None) -> None:
-    from steadymr.pipeline import replay as run
-
     with progress_bar() as advance:
+        from steadymr.pipeline import replay as run  # torch takes seconds to load: the bar is there already
+
         summary = run(scan, out, settings, reference=reference, progress=advance)
     _print_summary(summary, out)
 
