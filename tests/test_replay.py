@@ -125,6 +125,21 @@ def test_zero_strength_changes_no_pixel(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first, second)
 
 
+def test_derived_objects_stand_beside_their_series(tmp_path: Path) -> None:
+    """Overlay, regions, map, report and key objects, each a series of its own, valid, and in the series' study."""
+    scan = write_scan(tmp_path / "scan.h5", n_slices=2, lines=accelerated_lines(48, 3, 12))
+    kinds = ["overlay", "segmentation", "parametric_map", "structured_report", "key_objects"]
+    overrides = QUICK | {"methods": ["classical"], "dicom": {"objects": kinds, "region_percent": 0.01}}
+    overrides |= {"stability": {"stable": 1.0, "review": 1.0}}
+    (series,) = replay(scan, tmp_path / "out", load_settings(None, overrides))["series"]
+    assert {one["kind"]: one["n_instances"] for one in series["objects"]} == dict(
+        zip(kinds, (2, 1, 1, 1, 1), strict=True)
+    )
+    assert [dciodvfy_errors(path) for path in (tmp_path / "out").rglob("*.dcm")] == [[]] * 8
+    studies = {pydicom.dcmread(path).StudyInstanceUID for path in (tmp_path / "out").rglob("*.dcm")}
+    assert len(studies) == 1
+
+
 def test_without_samples_images_are_unscored(tmp_path: Path) -> None:
     """No number stands where nothing was computed."""
     scan = write_scan(tmp_path / "scan.h5")

@@ -6,25 +6,33 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float32
+from pydicom.dataset import Dataset
+
 from steadymr import __version__
+from steadymr.config import DicomSettings
 from steadymr.dicom import identity, pixels, series
 from steadymr.stability.score import DEFINITION_VERSION, worst
-from steadymr.types import NoiseSource, ScanHeader, SliceResult, StabilityReport
+from steadymr.types import NoiseSource, ScanHeader, SliceResult, StabilityReport, VolumeIndex
 
 
 class SeriesCollector:
     """Holds the stored pixels (two bytes each) of a run, by method."""
 
-    def __init__(self, header: ScanHeader, scan_fingerprint: str, settings_fingerprint: str, first_number: int) -> None:
+    def __init__(
+        self, header: ScanHeader, scan_fingerprint: str, settings_fingerprint: str, settings: DicomSettings
+    ) -> None:
         self._header = header
         self._scan_fingerprint = scan_fingerprint
         self._settings_fingerprint = settings_fingerprint
-        self._first_number = first_number
+        self._settings = settings
         self._created = datetime.now().astimezone()
         self._slope: float | None = None
         self._noise_source: NoiseSource | None = None
         self._images: dict[str, list[series.StoredImage]] = {}
         self._reports: dict[str, list[StabilityReport]] = {}
+        self._spreads: dict[VolumeIndex, dict[str, Float32[np.ndarray, "y x"]]] = {}
 
     def add(self, result: SliceResult, noise_source: NoiseSource) -> None:
         """Take one image; the first sets the rescale slope of the whole run."""
@@ -33,6 +41,8 @@ class SeriesCollector:
         method = result.image.method
         self._images.setdefault(method, []).extend(series.store(result, self._slope))
         self._reports.setdefault(method, []).append(result.stability)
+        if self._settings.objects:
+            self._spreads.setdefault(result.image.index, {})[method] = result.stability.spread_percent[0]
 
     def write(self, folder: Path) -> list[dict[str, Any]]:
         """Write one folder for each series and describe them, as ``summary.json`` lists them."""
@@ -40,24 +50,48 @@ class SeriesCollector:
 
     def _write_series(self, folder: Path, number: int, method: str) -> dict[str, Any]:
         images = sorted(self._images[method], key=lambda image: (image.index, image.z))
-        facts = self._facts(method, images, self._first_number + number)
+        facts = self._facts(method, images, self._settings.series_number + number)
         score, verdict = worst(self._reports[method])
         outcome = series.SeriesVerdict(verdict, score)
         place = folder / f"{facts.series_number}-{method}"
-        place.mkdir(parents=True)
-        for instance_number, image in enumerate(images, start=1):
-            dataset = series.mr_image(image, facts, outcome, instance_number)
-            dataset.save_as(place / f"{instance_number:05d}.dcm", enforce_file_format=True)
+        datasets = [series.mr_image(image, facts, outcome, number) for number, image in enumerate(images, start=1)]
+        _save(datasets, place)
         return {
             "method": method,
             "description": series.series_description(facts, outcome),
             "n_images": len(images),
             "score": score,
             "verdict": verdict,
-            "sop_class": str(dataset.SOPClassUID),
+            "sop_class": str(datasets[0].SOPClassUID),
             "series_instance_uid": facts.series_instance_uid,
             "folder": f"dicom/{place.name}",
+            "objects": self._write_objects(folder, images, datasets, facts, outcome),
         }
+
+    def _write_objects(
+        self,
+        folder: Path,
+        images: list[series.StoredImage],
+        datasets: list[Dataset],
+        facts: series.SeriesFacts,
+        outcome: series.SeriesVerdict,
+    ) -> list[dict[str, Any]]:
+        """Write what is derived from one MR series, a folder for each kind, and list it."""
+        if not self._settings.objects:
+            return []
+        from steadymr.derive import SERIES_NUMBER_STEP, Master, derived_series  # slow to load, and rarely asked for
+
+        written = []
+        spreads = [self._spreads[image.index][facts.method] for image in images]
+        master = Master(images, datasets, spreads, facts, outcome)
+        for step, kind in enumerate(self._settings.objects, start=1):
+            number = facts.series_number + step * SERIES_NUMBER_STEP
+            made = derived_series(kind, master, series_number=number, threshold_percent=self._settings.region_percent)
+            if made:
+                place = folder / f"{number}-{facts.method}-{kind.replace('_', '-')}"
+                _save(made, place)
+                written.append({"kind": kind, "n_instances": len(made), "folder": f"dicom/{place.name}"})
+        return written
 
     def _facts(self, method: str, images: list[series.StoredImage], series_number: int) -> series.SeriesFacts:
         return series.describe_series(
@@ -74,3 +108,9 @@ class SeriesCollector:
             software_version=__version__,
             created=self._created,
         )
+
+
+def _save(datasets: list[Dataset], place: Path) -> None:
+    place.mkdir(parents=True)
+    for number, dataset in enumerate(datasets, start=1):
+        dataset.save_as(place / f"{number:05d}.dcm", enforce_file_format=True)

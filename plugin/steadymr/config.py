@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from steadymr.errors import SettingsError
 
 Method: TypeAlias = Literal["diffusion", "supervised", "classical"]
+DerivedObject: TypeAlias = Literal["overlay", "segmentation", "parametric_map", "structured_report", "key_objects"]
 METHODS: tuple[Method, ...] = ("diffusion", "supervised", "classical")
-LISTS = ("methods", "perturb")  #: settings that hold several values
+LISTS = ("methods", "perturb", "dicom.objects")  #: settings that hold several values
 
 
 class _Section(BaseModel):
@@ -75,6 +76,8 @@ class DicomSettings(_Section):
     """The series that are written."""
 
     series_number: Annotated[int, Field(ge=1, le=9000)] = 7001  #: of the first series; the others follow
+    objects: tuple[DerivedObject, ...] = ()  #: what is made beside each MR series
+    region_percent: Annotated[float, Field(gt=0)] = 20.0  #: a region is unstable where samples differ by more
 
 
 class Settings(_Section):

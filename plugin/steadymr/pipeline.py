@@ -69,7 +69,7 @@ def replay(
         with watch("load models"):
             models = load_models(settings)
         run = Run(settings, models, perturbations, watch, _steps(progress, scan, settings))
-        series = SeriesCollector(scan.header, scan.sha256, fingerprint(settings), settings.dicom.series_number)
+        series = SeriesCollector(scan.header, scan.sha256, fingerprint(settings), settings.dicom)
         report, caveats = html.ReportBuilder(), Caveats(scan.header, settings, perturbations)
         images: list[dict[str, Any]] = []
         for kspace, truth in _volumes(scan, full, settings, watch):
