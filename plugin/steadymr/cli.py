@@ -79,13 +79,20 @@ def replay(
     ] = None,
     device: DeviceOption = None,
     seed: SeedOption = None,
+    to: Annotated[
+        str | None, typer.Option("--to", help="Then send the series: a destination of the config, or a URL.")
+    ] = None,
+    outbox: cli_delivery.OutboxOption = cli_delivery.DEFAULT_OUTBOX,
 ) -> None:
     """Reconstruct a file, score every image, and write one DICOM series per method, a report and a summary."""
+    where = None if to is None else cli_delivery.destination(to, config)
     overrides = _given(
         methods=method, samples=samples, perturb=perturb, device=device, seed=seed,
         undersample=None if undersample is None else {"acceleration": undersample},
     )  # fmt: skip
     _replay(scan, out, load_settings(config, overrides), reference)
+    if where is not None:
+        cli_delivery.deliver([out / "dicom"], where, outbox)
 
 
 @app.command()

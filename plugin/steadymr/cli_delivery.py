@@ -41,10 +41,25 @@ def send(
     config: Annotated[Path | None, typer.Option("--config", help="YAML file with destinations.")] = None,
 ) -> None:
     """Send DICOM files to a PACS; ends with 0 only when every one of them is stored there (or committed)."""
-    destination = delivery.parse_destination(*_named(to, config))
+    deliver(paths, destination(to, config), outbox, _wait(wait), timeout_s)
+
+
+def destination(to: str, config: Path | None) -> delivery.Destination:
+    """The destination of that name in the config, or of that URL. Raises SettingsError if there is none."""
+    return delivery.parse_destination(*_named(to, config))
+
+
+def deliver(
+    paths: list[Path],
+    where: delivery.Destination,
+    outbox: Path,
+    wait: Literal["stored", "committed"] = "stored",
+    timeout_s: float | None = None,
+) -> None:
+    """Send with a progress bar and say what became of it. Raises DeliveryError unless all has arrived."""
     with progress_bar() as advance:
         result = delivery.send(
-            paths, destination, outbox, _wait(wait), lambda done, total: advance(done, total, "sending"), timeout_s
+            paths, where, outbox, wait, lambda done, total: advance(done, total, "sending"), timeout_s
         )
     if not result.ok:
         raise DeliveryError(f"{result.sentence()}; see 'steadymr outbox list --outbox {outbox}'")
