@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from laws import assert_adjoint, assert_close
 from scanner import coil_maps, line_mask
 
+from steadymr.assemble import assemble
+from steadymr.errors import ReconError
 from steadymr.recon.operators import ColumnSolver, Sense, cg_sense, conjugate_gradient, fft_centred, ifft_centred
+from steadymr.recon.problem import prepare
+from steadymr.simulate.scan import simulate_scan
+from steadymr.source.replay import open_scan
 
 SHAPES = [(16, 16), (15, 18), (18, 15), (7, 9)]
 
@@ -90,3 +97,44 @@ def test_cg_sense_finds_the_image_where_coils_see_and_nothing_elsewhere(sense):
     found = cg_sense(sense, sense.forward(image.to(torch.complex64)), regularisation=1e-4, n_iterations=60)
     assert (found - image).norm() < 0.05 * image.norm()
     assert not found[~support].any()
+
+
+def fails_in(*dtypes: torch.dtype):
+    """LAPACK's eigh, but for giving up in some precisions."""
+    eigh = torch.linalg.eigh
+
+    def maybe(matrices: torch.Tensor) -> object:
+        if matrices.dtype in dtypes:
+            raise torch.linalg.LinAlgError("did not converge")
+        return eigh(matrices)
+
+    return maybe
+
+
+def test_where_single_precision_does_not_converge_double_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    sense = Sense(coil_maps(4, 16, 12), line_mask(16, 4, 4))
+    expected = ColumnSolver.of(sense).eigenvalues
+    monkeypatch.setattr(torch.linalg, "eigh", fails_in(torch.complex64))
+    found = ColumnSolver.of(sense)
+    assert found.eigenvectors.dtype == torch.complex64
+    assert_close(found.eigenvalues, expected)
+
+
+def test_where_nothing_converges_the_coil_maps_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.linalg, "eigh", fails_in(torch.complex64, torch.complex128))
+    with pytest.raises(ReconError, match="coil maps"):
+        ColumnSolver.of(Sense(coil_maps(4, 16, 12), line_mask(16, 4, 4)))
+
+
+def test_columns_partly_outside_the_support_are_solved(tmp_path: Path) -> None:
+    """A simulated head whose equations LAPACK gave up on in single precision."""
+    simulate_scan(
+        tmp_path / "scan.h5", seed=2, purpose="test", acceleration=4, n_calibration=20, signal_to_noise=25.0,
+        contrast=None, matrix=(112, 112), pixel_mm=2.0,
+    )  # fmt: skip
+    with open_scan(tmp_path / "scan.h5") as scan:
+        (kspace,) = assemble(scan.readouts(), scan.header)
+    (problem,) = prepare(kspace)
+    image = torch.randn(1, 112, 112, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    rhs = problem.sense.normal(image) + 0.01 * image
+    assert_close(problem.sense.columns.solve(rhs, 1.0, 0.01), image, rtol=1e-3, atol=1e-3)

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Bool, Complex, Complex64, Float
 from torch import Tensor
+
+from steadymr.errors import ReconError
 
 
 def fft_centred(images: Complex[Tensor, "*axes"], dims: tuple[int, ...] = (-2, -1)) -> Complex[Tensor, "*axes"]:
@@ -145,7 +147,7 @@ class ColumnSolver:
         sampling = ifft_centred(fft_centred(identity, (0,)) * sense.mask, (0,))  # F^H M F, (y y2)
         by_column = sense.maps.permute(2, 1, 0)  # x y coil
         matrices = (by_column.conj() @ by_column.transpose(1, 2)) * sampling
-        eigenvalues, eigenvectors = torch.linalg.eigh(matrices)
+        eigenvalues, eigenvectors = _eigen(matrices)
         return cls(eigenvalues.clamp_min(0.0), eigenvectors)
 
     def to_modes(self, images: Complex[Tensor, "sample y x"]) -> Complex[Tensor, "x y sample"]:
@@ -179,3 +181,26 @@ class ColumnSolver:
     ) -> Complex[Tensor, "sample y x"]:
         """``(weight_data A^H A + weight_prior I)^-1/2 noise``: white noise becomes a draw with covariance M."""
         return self.from_modes(self.to_modes(noise) / self.precision(weight_data, weight_prior).sqrt())
+
+
+def _eigen(matrices: Complex64[Tensor, "x y y2"]) -> tuple[Float[Tensor, "x y"], Complex64[Tensor, "x y y2"]]:
+    """Eigenvalues and eigenvectors of Hermitian matrices, in double precision where single does not converge.
+
+    Columns partly outside the coils' support have many eigenvalues that are zero, on which LAPACK's divide and conquer
+    has been seen to give up in single precision.
+    """
+    try:
+        values, vectors = torch.linalg.eigh(matrices)
+    except torch.linalg.LinAlgError:
+        values, vectors = _eigen_in_double_precision(matrices)
+    return values, vectors
+
+
+def _eigen_in_double_precision(
+    matrices: Complex64[Tensor, "x y y2"],
+) -> tuple[Float[Tensor, "x y"], Complex64[Tensor, "x y y2"]]:
+    try:
+        values, vectors = torch.linalg.eigh(matrices.to(torch.complex128))
+    except torch.linalg.LinAlgError as error:
+        raise ReconError(f"the coil maps make equations that cannot be solved ({error}); look at the maps") from error
+    return values.to(torch.float32), vectors.to(torch.complex64)
