@@ -16,6 +16,9 @@ from torch import Tensor
 from steadymr.errors import ReconError
 
 
+LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # documented, but not typed
+
+
 def fft_centred(images: Complex[Tensor, "*axes"], dims: tuple[int, ...] = (-2, -1)) -> Complex[Tensor, "*axes"]:
     """Image to k-space: ``F(k) = sum_x f(x) exp(-2 pi i k x / n) / sqrt(n)`` along each of ``dims``."""
     spectrum = torch.fft.fftn(torch.fft.ifftshift(images, dim=dims), dim=dims, norm="ortho")
@@ -191,7 +194,7 @@ def _eigen(matrices: Complex64[Tensor, "x y y2"]) -> tuple[Float[Tensor, "x y"],
     """
     try:
         values, vectors = torch.linalg.eigh(matrices)
-    except torch.linalg.LinAlgError:
+    except LinAlgError:
         values, vectors = _eigen_in_double_precision(matrices)
     return values, vectors
 
@@ -201,6 +204,6 @@ def _eigen_in_double_precision(
 ) -> tuple[Float[Tensor, "x y"], Complex64[Tensor, "x y y2"]]:
     try:
         values, vectors = torch.linalg.eigh(matrices.to(torch.complex128))
-    except torch.linalg.LinAlgError as error:
+    except LinAlgError as error:
         raise ReconError(f"the coil maps make equations that cannot be solved ({error}); look at the maps") from error
     return values.to(torch.float32), vectors.to(torch.complex64)
