@@ -15,7 +15,6 @@ from torch import Tensor
 
 from steadymr.errors import ReconError
 
-
 LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # documented, but not typed
 
 
