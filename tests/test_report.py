@@ -88,7 +88,7 @@ def make_result(
     samples = SampleSet(data + rng.random((n_samples, 1, N, N), np.float32), np.arange(n_samples) % 2 == 1)
     stability = StabilityReport(score, verdict, ("two of three agree",), spread, n_samples, n_samples // 2)  # type: ignore[arg-type]
     reference = truth_image if with_reference else None
-    return SliceResult(image, stability, truth if with_reference else None, samples, reference, {"recon": 0.5})
+    return SliceResult(image, stability, truth if with_reference else None, samples, reference)
 
 
 def make_series(result: SliceResult, **changes: Any) -> dict[str, Any]:
@@ -107,7 +107,8 @@ def summarise(*results: SliceResult, **changes: Any) -> dict[str, Any]:
         "definition": "How far repeated sampling agrees.",
         "noise_source": "noise scan",
     }
-    return summary.summarise(results=results, **{**arguments, **changes})
+    entries = [entry for result in results for entry in summary.image_entries(result)]
+    return summary.summarise(images=entries, **{**arguments, **changes})
 
 
 def render(*results: SliceResult, builder: html.ReportBuilder | None = None, **changes: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from steadymr.config import Settings
 from steadymr.perturb import Perturbation
-from steadymr.types import KSpace, NoiseSource, ScanHeader
+from steadymr.types import KSpace, NoiseSource
 
 NOISE_SENTENCES: dict[NoiseSource, str] = {
     "noise scan": "",
@@ -18,7 +18,7 @@ NOISE_SENTENCES: dict[NoiseSource, str] = {
 class Caveats:
     """Collects, over a run, what was assumed, estimated, injected or left out."""
 
-    def __init__(self, header: ScanHeader, settings: Settings, perturbations: Sequence[Perturbation]) -> None:
+    def __init__(self, settings: Settings, perturbations: Sequence[Perturbation]) -> None:
         self.noise_source: NoiseSource | None = None
         self._sentences: dict[str, None] = {}  # an ordered set
         for sentence in (*_of_settings(settings), *_of_perturbations(perturbations)):

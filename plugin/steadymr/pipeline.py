@@ -70,7 +70,7 @@ def replay(
             models = load_models(settings)
         run = Run(settings, models, perturbations, watch, _steps(progress, scan, settings))
         series = SeriesCollector(scan.header, scan.sha256, fingerprint(settings), settings.dicom)
-        report, caveats = html.ReportBuilder(), Caveats(scan.header, settings, perturbations)
+        report, caveats = html.ReportBuilder(), Caveats(settings, perturbations)
         images: list[dict[str, Any]] = []
         for kspace, truth in _volumes(scan, full, settings, watch):
             caveats.look_at(kspace)
@@ -82,7 +82,7 @@ def replay(
                     images.extend(summary.image_entries(result))
         with watch("dicom"):
             written = series.write(aside / "dicom")
-        content = summary.summarise_entries(
+        content = summary.summarise(
             images=images,
             version=__version__,
             input={"file": scan_path.name, "sha256": scan.sha256, "n_readouts": scan.n_readouts},

@@ -10,7 +10,7 @@ Directions and positions are in millimetres in the patient's LPS frame, which MR
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -257,4 +257,3 @@ class SliceResult:
     truth: TruthReport | None = None
     samples: SampleSet | None = None  #: the trials that scored it
     reference: Float32[np.ndarray, "z y x"] | None = None
-    timings_s: dict[str, float] = field(default_factory=dict)

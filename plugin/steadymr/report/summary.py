@@ -30,7 +30,6 @@ def image_entries(result: SliceResult) -> list[dict[str, Any]]:
         "model": None if result.image.model is None else asdict(result.image.model),
         "is_mean_of_samples": result.image.is_mean_of_samples,
         "geometry_assumed": result.image.geometry.assumed,
-        "timings_s": dict(result.timings_s),
     }
     where = {"slice": index.slice, **{name: value for name, value in asdict(index).items() if name != "slice"}}
     entries = [
@@ -62,36 +61,6 @@ def tissue_median(spread_percent: np.ndarray) -> float | None:
 
 def summarise(
     *,
-    results: Iterable[SliceResult],
-    version: str,
-    input: dict[str, Any],
-    settings: dict[str, Any],
-    series: Sequence[dict[str, Any]],
-    timings_s: dict[str, float],
-    warnings: Sequence[str],
-    definition: str,
-    noise_source: str | None = None,
-) -> dict[str, Any]:
-    """Return the summary of a run from its results, which are read once, one at a time.
-
-    ``series`` has one entry for each DICOM series: method, description, n_images, score, verdict, sop_class.
-    ``definition`` says in words what the score means.
-    """
-    return summarise_entries(
-        images=[entry for result in results for entry in image_entries(result)],
-        version=version,
-        input=input,
-        settings=settings,
-        series=series,
-        timings_s=timings_s,
-        warnings=warnings,
-        definition=definition,
-        noise_source=noise_source,
-    )
-
-
-def summarise_entries(
-    *,
     images: Sequence[dict[str, Any]],
     version: str,
     input: dict[str, Any],
@@ -102,7 +71,11 @@ def summarise_entries(
     definition: str,
     noise_source: str | None = None,
 ) -> dict[str, Any]:
-    """As :func:`summarise`, from the entries of :func:`image_entries`, for scans too long to keep their arrays."""
+    """Return the summary of a run from the entries of :func:`image_entries`, whose arrays may be gone by then.
+
+    ``series`` has one entry for each DICOM series: method, description, n_images, score, verdict, sop_class.
+    ``definition`` says in words what the score means.
+    """
     summary = {
         "version": version,
         "definition": definition,
