@@ -61,6 +61,19 @@ def test_a_node_sends_images_and_passes_waveforms_through() -> None:
     assert replies[1][1].meta["samples"] == "8"
 
 
+def test_a_node_passes_image_arrays_and_images_of_other_gadgets_on() -> None:
+    from test_protocol import image_array_bytes, image_of
+
+    image = image_of("uint16")
+    failures: list[Exception] = []
+    with node_in_a_thread("wire_handlers", "magnitude_gadget", failures) as sock:
+        sock.sendall(peers.node_opening() + image_array_bytes() + peers.serialized(image))
+        assert peers.Reader(sock).exactly(len(image_array_bytes())) == image_array_bytes()
+        (identifier, passed), _ = peers.Reader(sock).all()
+    assert (identifier, passed) == (1022, image)
+    assert not failures
+
+
 def test_a_failing_node_sends_its_error_after_the_input_and_before_close() -> None:
     with peers.launched_node("wire_handlers", "failing_gadget") as (sock, process):
         sock.sendall(peers.node_opening() + peers.lines_of(2000) + peers.CLOSE)
@@ -108,6 +121,18 @@ def test_a_perturbing_node_refuses_sorted_kspace() -> None:
     assert [type(failure) for failure in failures] == [UnsupportedScanError]
 
 
+def test_a_perturbing_node_keeps_sentinels_from_the_gadgets_behind_it() -> None:
+    """Line 15 was the last of its slice: the mark of the end moves to line 14."""
+    config = '<configuration><property name="sentinels.lines" value="5, 15"/></configuration>'
+    failures: list[Exception] = []
+    with node_in_a_thread("steadymr_gadgets.perturb", "perturb", failures) as sock:
+        sock.sendall(peers.node_opening(config) + peers.lines_of(16) + peers.CLOSE)
+        lines = [item for identifier, item in peers.Reader(sock).all() if identifier == 1008]
+    assert [line.idx.kspace_encode_step_1 for line in lines] == [*range(5), *range(6, 15)]
+    assert [line.is_flag_set(ismrmrd.ACQ_LAST_IN_SLICE) for line in lines] == [False] * 13 + [True]
+    assert not failures
+
+
 def external_of(chain: Path) -> ElementTree.Element:
     external = ElementTree.parse(chain).getroot().find("stream/external")
     assert external is not None
@@ -136,7 +161,7 @@ def test_a_chain_names_readers_writers_and_how_to_reach_its_node(chain: Path) ->
 def fake_pipeline(seen: list[dict[str, str]]) -> Any:
     """The two functions that the gadgets take from the pipeline, which needs torch."""
 
-    def reconstruct_stream(header: Any, readouts: Any, settings: Any) -> Any:
+    def reconstruct_stream(header: Any, readouts: Any, settings: Any, notes: Any) -> Any:
         seen.append(settings)
         yield wire_handlers.image_of(list(readouts), {"StabilityVerdict": "unscored"})
 

@@ -10,7 +10,7 @@ import pytest
 
 from steadymr import perturb
 from steadymr.assemble import assemble
-from steadymr.errors import PerturbationError
+from steadymr.errors import PerturbationError, SettingsError
 from steadymr.perturb_stream import perturb_stream
 from steadymr.reconstruct import seed_for
 from steadymr.types import Readout
@@ -62,3 +62,41 @@ def test_an_unknown_imperfection_is_named() -> None:
     """Before any line is let through."""
     with pytest.raises(PerturbationError, match="gremlins"):
         through(scan(), "gremlins=1")
+
+
+def test_a_volume_whose_end_nobody_marked_is_perturbed_when_the_stream_ends() -> None:
+    """It must not pass as it is without a word."""
+    lines = [scan()[0], *(replace(line, last_of_volume=False) for line in scan()[1:])]
+    for marked, unmarked in zip(through(scan(), "gain_drift=2"), through(lines, "gain_drift=2"), strict=True):
+        np.testing.assert_array_equal(unmarked.data, marked.data)
+
+
+def withheld(lines: list[Readout], **wanted: str) -> list[Readout | None]:
+    return list(perturb_stream(HEADER, iter(lines), {name.replace("_", ".", 1): text for name, text in wanted.items()}))
+
+
+def test_sentinel_lines_are_withheld_by_list_or_by_flag() -> None:
+    """None stands in their place; calibration lines of the same step stay."""
+    lines = [replace(line, flags=1 << 58) if line.k1 in (3, 7) else line for line in scan()]
+    lines[6] = replace(lines[6], role="calibration")
+    for wanted in ({"sentinels_lines": "3,7,5"}, {"sentinels_user_flag": "3"}):
+        out = withheld(lines, **wanted)
+        assert [lines[i].k1 for i, line in enumerate(out) if line is None] == [3, 7]
+        assert [line for line in out if line is not None] == [line for line in lines if line.k1 not in (3, 7)]
+
+
+def test_the_mark_of_the_end_moves_from_a_withheld_line_to_the_last_that_passes() -> None:
+    """Or the chain behind would wait for ever."""
+    last_in_slice = 1 << 7
+    lines = [*scan()[:-1], replace(scan()[-1], flags=last_in_slice)]
+    out = withheld(lines, sentinels_lines=f"{lines[-1].k1},{lines[-2].k1}")
+    assert out[-2:] == [None, None]
+    assert out[-3] is not None
+    assert (out[-3].flags, out[-3].last_of_volume) == (last_in_slice, True)
+
+
+def test_a_volume_of_sentinels_alone_is_refused() -> None:
+    """Nothing would be passed on, and nobody would know."""
+    steps = ",".join(str(line.k1) for line in scan()[1:])
+    with pytest.raises(SettingsError, match="all lines of a volume are sentinels"):
+        withheld([*scan()[:-1], replace(scan()[-1], flags=1 << 7)], sentinels_lines=steps)

@@ -210,15 +210,19 @@ def test_sorted_kspace_of_the_gadgetron_package_goes_both_ways() -> None:
     assert joined(event) == data
 
 
+def image_array_bytes() -> bytes:
+    """An array of one image as Gadgetron's IsmrmrdImageArrayWriter lays it out, without waveforms or acquisitions."""
+    image = ismrmrd.Image.from_array(np.ones((2, 2), np.float32), transpose=False)
+    array = U64(7) + b"".join(map(U64, (2, 2, 1, 1, 1, 1, 1))) + bytes(32)
+    heads = U64(3) + U64(1) * 3 + bytes(image.getHead())
+    return U16(1024) + array + heads + U64(1) + U64(3) + b"<m>" + b"\0\0"
+
+
 def test_image_arrays_pass_through_unchanged() -> None:
-    stream = io.BytesIO()
-    array = ismrmrd.Image.from_array(np.ones((2, 2), np.float32), transpose=False)
-    stream.write(U16(1024) + U64(7) + b"".join(map(U64, (2, 2, 1, 1, 1, 1, 1))) + bytes(32))
-    stream.write(U64(3) + U64(1) * 3 + bytes(array.getHead()) + U64(1) + U64(3) + b"<m>" + b"\0\0")
-    (event,) = events_in(in_data(), stream.getvalue())
+    (event,) = events_in(in_data(), image_array_bytes())
     assert isinstance(event, ImageArray)
     assert event.shape == (2, 2, 1, 1, 1, 1, 1)
-    assert joined(event) == stream.getvalue()
+    assert joined(event) == image_array_bytes()
 
 
 def test_every_legal_move_leads_to_a_state_with_moves_or_to_the_end() -> None:
@@ -250,7 +254,9 @@ def test_the_dialect_is_recognised_from_the_opening(dialect: str, opening: Any) 
     assert protocol.dialect is Dialect(dialect)
 
 
-@pytest.mark.parametrize("event", [Text("t"), Response(1, "r"), Query(1, "q"), ConfigText(""), Header("")])
+@pytest.mark.parametrize(
+    "event", [Text("t"), Response(1, "r"), Query(1, "q"), ConfigText(""), Header(""), Dicom(b"", "n")]
+)
 def test_what_gadgetron_aborts_on_is_never_sent_to_it(event: Event) -> None:
     with pytest.raises(OutputError, match="cannot be sent to a node peer"):
         in_data().check_outgoing(identifier_of(event))
@@ -305,6 +311,12 @@ def test_too_much_is_refused_before_memory_is_taken_for_it(kind: str) -> None:
 def test_what_cannot_be_understood_is_named(data: bytes, sentence: str) -> None:
     with pytest.raises(ProtocolError, match=sentence):
         events_in(Protocol(LIMITS), data)
+
+
+@pytest.mark.parametrize("identifier", sorted({int(member) for member in MessageId} - {int(key) for key in PARSERS}))
+def test_a_message_that_is_known_and_not_read_here_is_refused_by_its_name(identifier: int) -> None:
+    with pytest.raises(ProtocolError, match=rf"{MessageId(identifier).name} \({identifier}\) cannot be read here"):
+        events_in(in_data(), U16(identifier))
 
 
 @pytest.mark.parametrize(

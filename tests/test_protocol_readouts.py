@@ -229,11 +229,18 @@ def test_float_images_are_sent_as_they_are() -> None:
     np.testing.assert_array_equal(message.data[0], image.data)
 
 
-def test_an_unscored_image_says_so() -> None:
+@pytest.mark.parametrize("verdict", ["unscored", "uncalibrated"])
+def test_an_image_without_a_score_says_so(verdict: str) -> None:
     image, report = result()
-    unscored = replace(report, score=None, verdict="unscored")
-    meta = Meta.deserialize(image_message(image, unscored, description="", comment="").meta.decode())
-    assert (meta["StabilityScore"] or "", meta["StabilityVerdict"]) == ("", "unscored")
+    without = replace(report, score=None, verdict=verdict)
+    meta = Meta.deserialize(image_message(image, without, description="", comment="").meta.decode())
+    assert (meta["StabilityScore"] or "", meta["StabilityVerdict"]) == ("", verdict)
+
+
+def test_what_was_assumed_travels_with_the_image() -> None:
+    caveats = ("the noise was estimated", "σ was assumed")
+    meta = Meta.deserialize(image_message(*result(), description="", comment="", caveats=caveats).meta.decode())
+    assert tuple(meta["StabilityCaveats"]) == caveats
 
 
 def test_an_image_with_nan_is_not_sent() -> None:

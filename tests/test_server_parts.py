@@ -65,7 +65,7 @@ def test_scans_take_turns_slice_by_slice() -> None:
         for _ in range(5):
             with turns.turn():
                 order.append(name)
-                while turns.n_waiting < 2 and len(order) < 9:  # the other one is on its way
+                while turns.n_asking < 2 and len(order) < 9:  # the other one is on its way
                     time.sleep(0.001)
 
     threads = [threading.Thread(target=scan, args=(name,)) for name in "ab"]
@@ -81,7 +81,7 @@ def test_a_failure_in_ones_turn_passes_the_turn_on() -> None:
     with pytest.raises(ZeroDivisionError), turns.turn():
         raise ZeroDivisionError
     with turns.turn():
-        assert turns.n_waiting == 1
+        assert (turns.n_running, turns.n_waiting) == (1, 0)
 
 
 SERVE = """

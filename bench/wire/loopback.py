@@ -26,9 +26,16 @@ def other_end(work: Callable[[socket.socket], None]) -> Iterator[socket.socket]:
     os.waitpid(child, 0)
 
 
-def seconds_to_receive(data: bytes, receive: Callable[[socket.socket], None]) -> tuple[float, float]:
-    """Wall-clock and CPU time that ``receive`` takes for ``data`` from another process."""
+def seconds_to_receive(
+    data: bytes, receive: Callable[[socket.socket], None], prepare: Callable[[], object] = lambda: None
+) -> tuple[float, float]:
+    """Wall-clock and CPU time that ``receive`` takes for ``data`` from another process.
+
+    ``prepare`` runs before the clock does. After a fork the first write to each page of memory copies it, which no
+    process that only receives would pay for; so buffers have to be written once before.
+    """
     with other_end(lambda sock: sock.sendall(data)) as sock:
+        prepare()
         return _timed(lambda: receive(sock))
 
 

@@ -12,11 +12,13 @@ from steadymr.types import Readout, ScanHeader
 
 
 def perturb(connection: GadgetronConnection) -> None:
-    """Pass acquisitions on with the imperfections that the node's properties name."""
+    """Pass acquisitions on with the imperfections that the node's properties name, all but the sentinels they name."""
     run_perturbation(connection, _perturb_stream)
 
 
-def _perturb_stream(header: ScanHeader, readouts: Iterator[Readout], settings: Mapping[str, str]) -> Iterator[Readout]:
+def _perturb_stream(
+    header: ScanHeader, readouts: Iterator[Readout], settings: Mapping[str, str]
+) -> Iterator[Readout | None]:
     from steadymr.perturb_stream import perturb_stream  # here, because it loads slowly and data already flows
 
     yield from perturb_stream(header, readouts, settings)

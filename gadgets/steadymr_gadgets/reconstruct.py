@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from steadymr.source.wire.gadget import GadgetronConnection, run_node
 from steadymr.source.wire.live_scan import Emit
+from steadymr.source.wire.relay import RESIDENT
 from steadymr.source.wire.scan_config import ScanConfig
 from steadymr.types import Readout, ScanHeader
 
@@ -21,5 +22,7 @@ def reconstruct(connection: GadgetronConnection) -> None:
 def _handle_scan(header: ScanHeader, readouts: Iterator[Readout], config: ScanConfig, emit: Emit) -> None:
     from steadymr.live import reconstruct_stream  # here, because torch loads slowly and data already flows
 
-    for message in reconstruct_stream(header, readouts, config.settings):
+    resident = config.settings.get(RESIDENT)
+    notes = [f"the resident server at {resident} was not there; the node did its work"] if resident else []
+    for message in reconstruct_stream(header, readouts, config.settings, notes):
         emit(message)

@@ -3,48 +3,57 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from steadymr import perturb
-from steadymr.assemble import assemble
+from steadymr.caveats import Caveats
 from steadymr.config import Settings, load_settings, overrides_from_text
 from steadymr.dicom.facts import verdict_words
 from steadymr.errors import SettingsError
-from steadymr.models import Models, load_models
-from steadymr.reconstruct import Run, reconstruct
-from steadymr.source.wire.messages import ImageMessage
+from steadymr.fallback import load_or_fall_back
+from steadymr.live_series import LiveSeries
+from steadymr.models import Models
+from steadymr.reconstruct import begin, reconstruct
+from steadymr.source.wire.messages import Event, ImageMessage, Text
 from steadymr.source.wire.outgoing import image_message
 from steadymr.source.wire.turns import Turns
 from steadymr.stopwatch import Stopwatch
 from steadymr.types import Readout, ScanHeader, SliceResult
+from steadymr.volumes import assembled, check_sentinels
 
 
-def stream_settings(wanted: Mapping[str, str], base: Settings | None = None) -> Settings:
+def stream_settings(wanted: Mapping[str, str], base: Settings | None = None, *, takes_dicom: bool = False) -> Settings:
     """Settings of one live scan: names with dots and text, such as ``diffusion.levels`` and ``12``, laid over ``base``.
 
-    Raises SettingsError for what does not exist and for what makes no sense without a file.
+    Raises SettingsError for what does not exist, for what makes no sense without a file, and for DICOM files that the
+    client would choke on.
     """
     over = {} if base is None else base.model_dump()
     settings = load_settings(None, overrides_from_text(wanted), under=over)
+    check_sentinels(settings)
     if settings.undersample.acceleration > 1:
         raise SettingsError("undersample works on files only: a live scan has no full scan to compare with")
+    if settings.live.images != "mrd" and not takes_dicom:
+        raise SettingsError(
+            f"live.images is {settings.live.images}, but neither Gadgetron nor a FIRE client takes DICOM from here; "
+            "leave it at mrd, and have the series delivered by live.deliver_to"
+        )
     return settings
 
 
 def reconstruct_stream(
-    header: ScanHeader, readouts: Iterator[Readout], wanted: Mapping[str, str]
-) -> Iterator[ImageMessage]:
+    header: ScanHeader, readouts: Iterator[Readout], wanted: Mapping[str, str], notes: Sequence[str] = ()
+) -> Iterator[Event]:
     """Turn readouts into scored images, one message for each method and plane; loads the networks it needs.
 
-    Raises SteadymrError; nothing is swallowed.
+    ``notes`` join what the images say was assumed or left out. Raises SteadymrError; nothing is swallowed.
     """
-    settings = stream_settings(wanted)
-    for result in scored_images(header, readouts, settings, load_models(settings)):
-        yield result[1]
+    settings, models, failure = load_or_fall_back(stream_settings(wanted))
+    yield from live_messages(header, readouts, settings, models, notes=notes, failure=failure)
 
 
-def scored_images(
+def live_messages(
     header: ScanHeader,
     readouts: Iterator[Readout],
     settings: Settings,
@@ -52,23 +61,42 @@ def scored_images(
     *,
     watch: Stopwatch | None = None,
     turns: Turns | None = None,
-) -> Iterator[tuple[SliceResult, ImageMessage]]:
-    """Results with the messages that carry them; scans that share ``turns`` alternate, volume by volume."""
-    run = Run(settings, models, perturb.parse_all(settings.perturb), watch or Stopwatch(), lambda what: None)
+    notes: Sequence[str] = (),
+    look: Callable[[SliceResult], None] = lambda result: None,
+    failure: str = "",
+) -> Iterator[Event]:
+    """What goes back to the client: images as they are done, warnings as they come up, finished DICOM at the end.
+
+    Scans that share ``turns`` alternate, volume by volume. ``look`` sees each result before its message leaves. Raises
+    DeliveryError after everything has left, if the series should have reached a PACS and have not.
+    """
+    caveats = Caveats(settings, perturb.parse_all(settings.perturb))
+    run = begin(settings, models, watch or Stopwatch(), note=caveats.note, failure=failure)
+    series = LiveSeries(header, settings)
     sent: Counter[str] = Counter()
-    for kspace in assemble(readouts, header, averages=settings.assemble.averages):
+    told: set[str] = set()
+    for kspace in assembled(series.watch(readouts), header, settings):
+        caveats.look_at(kspace)
         with _turn(turns):
             results = list(reconstruct(kspace, None, run))
+        sentences = [*notes, *caveats.sentences()]
+        yield from (Text(f"WRN {sentence}") for sentence in sentences if sentence not in told)
+        told.update(sentences)
         for result in results:
             sent[result.image.method] += 1
-            yield result, _message(result, settings, sent[result.image.method])
+            look(result)
+            series.add(result, kspace.noise_source)
+            if settings.live.images != "dicom":
+                yield _message(result, settings, sent[result.image.method], sentences)
+    yield Text(f"DBG steadymr made {sent.total()} images: {', '.join(sorted(sent)) or 'none'}")
+    yield from series.finished()
 
 
 def _turn(turns: Turns | None) -> AbstractContextManager[None]:
     return nullcontext() if turns is None else turns.turn()
 
 
-def _message(result: SliceResult, settings: Settings, number: int) -> ImageMessage:
+def _message(result: SliceResult, settings: Settings, number: int, caveats: Sequence[str]) -> ImageMessage:
     image, stability = result.image, result.stability
     warning = "PERTURBED ON PURPOSE, NOT FOR DIAGNOSIS. " if image.perturbations else ""
     words = verdict_words(stability.verdict, stability.score)
@@ -77,6 +105,14 @@ def _message(result: SliceResult, settings: Settings, number: int) -> ImageMessa
         stability,
         description=f"{'PERTURBED ' if image.perturbations else ''}steadymr {image.method}",
         comment=f"{warning}{words}: {'; '.join(stability.reasons)}",
+        caveats=caveats,
+        pixel=settings.live.pixels,
         image_number=number,
-        series_number=settings.dicom.series_number + [*map(str, settings.methods)].index(image.method),
+        series_number=settings.dicom.series_number + _place_among(image.method, settings),
     )
+
+
+def _place_among(method: str, settings: Settings) -> int:
+    """The method's place in the settings; one that stands in for others comes after them."""
+    methods = [*map(str, settings.methods)]
+    return methods.index(method) if method in methods else len(methods)

@@ -20,7 +20,17 @@ Head: TypeAlias = Any  #: one such record
 
 Role: TypeAlias = Literal["image", "calibration", "image and calibration", "noise", "set aside"]
 
-SET_ASIDE_FLAGS = (
+ROLES: tuple[Role, ...] = ("noise", "set aside", "image and calibration", "calibration", "image")  #: first match wins
+RoleNumbers: TypeAlias = Int64[np.ndarray, " readout"]  #: places in ROLES; from 2 on the line belongs to an image
+NOISE, SET_ASIDE = 0, 1
+
+
+def mask(*numbers: int) -> np.uint64:
+    """MRD flags, counted from 1 as ismrmrd does, as one mask."""
+    return np.uint64(sum(1 << (number - 1) for number in numbers))
+
+
+SET_ASIDE_FLAGS = mask(
     ismrmrd.ACQ_IS_NAVIGATION_DATA,
     ismrmrd.ACQ_IS_PHASECORR_DATA,
     ismrmrd.ACQ_IS_HPFEEDBACK_DATA,
@@ -30,6 +40,24 @@ SET_ASIDE_FLAGS = (
     ismrmrd.ACQ_IS_PHASE_STABILIZATION_REFERENCE,
     ismrmrd.ACQ_IS_PHASE_STABILIZATION,
 )
+_CALIBRATION_AND_IMAGING = mask(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)
+_CALIBRATION = mask(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
+_NOISE = mask(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
+#: The marks by which a scanner ends something, as one mask.
+END_FLAGS = int(
+    mask(
+        ismrmrd.ACQ_LAST_IN_ENCODE_STEP1,
+        ismrmrd.ACQ_LAST_IN_ENCODE_STEP2,
+        ismrmrd.ACQ_LAST_IN_AVERAGE,
+        ismrmrd.ACQ_LAST_IN_SLICE,
+        ismrmrd.ACQ_LAST_IN_CONTRAST,
+        ismrmrd.ACQ_LAST_IN_PHASE,
+        ismrmrd.ACQ_LAST_IN_REPETITION,
+        ismrmrd.ACQ_LAST_IN_SET,
+        ismrmrd.ACQ_LAST_IN_SEGMENT,
+        ismrmrd.ACQ_LAST_IN_MEASUREMENT,
+    )
+)
 VOLUME_COUNTERS = ("repetition", "set", "phase", "contrast", "average", "slice")
 
 
@@ -38,17 +66,26 @@ def has_flag(flags: npt.NDArray[Any] | int, number: int) -> Any:
     return (np.asarray(flags, np.uint64) & np.uint64(1 << (number - 1))) != 0
 
 
+def user_flag(number: int) -> int:
+    """The mask of ``ACQ_USER1`` to ``ACQ_USER8``, flags that MRD leaves to the site."""
+    return int(mask(ismrmrd.ACQ_USER1 + number - 1))
+
+
 def roles(heads: Heads) -> list[Role]:
     """What each readout is for. A noise flag wins over all others; a second encoding space is set aside."""
+    return [ROLES[i] for i in role_numbers(heads).tolist()]
+
+
+def role_numbers(heads: Heads) -> RoleNumbers:
+    """The same as places in ROLES."""
     flags = heads["flags"]
-    noise = has_flag(flags, ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
-    aside = np.logical_or.reduce([has_flag(flags, number) for number in SET_ASIDE_FLAGS])
-    aside |= heads["encoding_space_ref"] != 0
-    both = has_flag(flags, ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)
-    calibration = has_flag(flags, ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
-    names: list[Role] = ["noise", "set aside", "image and calibration", "calibration", "image"]
-    which = np.select([noise, aside, both, calibration], [0, 1, 2, 3], 4)
-    return [names[i] for i in which]
+    aside = ((flags & SET_ASIDE_FLAGS) != 0) | (heads["encoding_space_ref"] != 0)
+    numbers = np.full(len(heads), ROLES.index("image"))
+    numbers[(flags & _CALIBRATION) != 0] = ROLES.index("calibration")
+    numbers[(flags & _CALIBRATION_AND_IMAGING) != 0] = ROLES.index("image and calibration")
+    numbers[aside] = SET_ASIDE
+    numbers[(flags & _NOISE) != 0] = NOISE
+    return numbers
 
 
 def last_of_volume(heads: Heads) -> Bool[np.ndarray, " readout"]:
@@ -66,25 +103,29 @@ def _volume_keys(heads: Heads) -> Int64[np.ndarray, "readout counter"]:
     return np.stack([heads["idx"][name] for name in VOLUME_COUNTERS], axis=1).astype(np.int64)
 
 
-def check_heads(heads: Heads, header: ScanHeader, first: int = 0) -> None:
+def check_heads(heads: Heads, header: ScanHeader, first: int = 0, role: RoleNumbers | None = None) -> None:
     """Judge heads against the XML header before any data is read; ``first`` is the number of the first of them.
+
+    ``role`` is what ``role_numbers`` says of them, if it is known already.
 
     Raises ``ReadoutError`` for the first readout that is empty, longer than the encoded matrix, has another number of
     channels than those before it, or a counter outside the encoding limits that the header states; raises
     ``UnsupportedScanError`` for echo-planar data.
     """
-    role = np.array(roles(heads))
-    imaging = (role != "noise") & (role != "set aside")
+    role = role_numbers(heads) if role is None else role
+    imaging = role > SET_ASIDE
     _check_not_epi(heads, imaging)
-    _check_sizes(heads, role != "set aside", imaging, header, first)
+    _check_sizes(heads, role != SET_ASIDE, imaging, header, first)
     for name, limits in _stated_limits(header).items():
         _check_counter(heads, imaging, name, limits, first)
 
 
 def _check_not_epi(heads: Heads, imaging: Bool[np.ndarray, " readout"]) -> None:
     phase_correction = has_flag(heads["flags"], ismrmrd.ACQ_IS_PHASECORR_DATA)
+    if not phase_correction.any():
+        return
     reversed_lines = imaging & has_flag(heads["flags"], ismrmrd.ACQ_IS_REVERSE)
-    if phase_correction.any() and reversed_lines.any():
+    if reversed_lines.any():
         raise UnsupportedScanError(
             f"the scan looks echo-planar ({phase_correction.sum()} phase-correction readouts, {reversed_lines.sum()} "
             "reversed lines), which is not reconstructed here; a Cartesian gradient or spin echo scan would be"

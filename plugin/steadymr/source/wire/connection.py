@@ -1,6 +1,6 @@
 """A protocol on a socket: the only place that receives and sends.
 
-A lost peer ends the conversation: the empty read is an error, and so is silence for longer than `Patience.idle_s`.
+A lost peer ends the conversation: the empty read is an error, and so is silence for longer than `Patience` says.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Connection:
         """Take over a connected socket, perhaps in the middle of a conversation, as ``protocol`` says."""
         self.protocol = protocol
         self.patience = patience
-        self.heard = False  #: whether the peer has ever said anything
+        self.heard = protocol.state is not State.START  #: whether the peer has ever said anything
         self._sock = sock
-        sock.settimeout(patience.idle_s)
+        sock.settimeout(patience.idle_s if self.heard else patience.first_s)
         _keep_alive(sock)
 
     def events(self) -> Iterator[Event]:
@@ -74,17 +74,21 @@ class Connection:
         self._sock.close()
 
     def abandon(self) -> None:
-        """Hang up without a word."""
+        """Hang up without a word; a thread that waits for the peer is woken."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
 
     def _receive(self) -> None:
         try:
             n_bytes = self._sock.recv_into(self.protocol.room())
         except TimeoutError as error:
-            raise PeerLostError(f"the peer sent nothing for {self.patience.idle_s:g} s") from error
+            raise PeerLostError(f"the peer sent nothing for {self._sock.gettimeout():g} s") from error
         except OSError as error:
             raise PeerLostError(f"the connection broke while receiving: {error.strerror or error}") from error
-        self.heard |= n_bytes > 0
+        if n_bytes and not self.heard:
+            self.heard = True
+            self._sock.settimeout(self.patience.idle_s)
         self.protocol.received(n_bytes)
 
     def _send(self, parts: Parts) -> None:

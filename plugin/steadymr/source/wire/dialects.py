@@ -1,9 +1,10 @@
-"""Who says what, when: the legal moves of the three kinds of peer, as a table.
+"""Who says what, when: the legal moves of the kinds of peer, as a table.
 
 ========== =================================================================================================
 node       Gadgetron with us as an external node (``<execute>`` or ``<connect>``); configuration as text
 client     ``gadgetron_ismrmrd_client`` with ``-c`` (name of a configuration) or ``-Q`` (query)
 fire       FIRE and OpenRecon clients; texts end in a NUL that the length counts
+server     a resident server that a gadget of ours hands its scan to, as Gadgetron would
 ========== =================================================================================================
 
 A server learns which it is from the first two messages (`recognise`). ``gadgetron_ismrmrd_client -C`` cannot be told
@@ -24,6 +25,7 @@ class Dialect(Enum):
     NODE = "node"
     CLIENT = "client"
     FIRE = "fire"
+    SERVER = "server"
 
 
 class State(Enum):
@@ -38,6 +40,13 @@ class State(Enum):
 _ENDS = {MessageId.CLOSE: State.CLOSED, MessageId.ERROR: State.CLOSED}
 _CONFIGURED = {MessageId.HEADER: State.DATA, **_ENDS}
 _ACQUISITIONS = {MessageId.ACQUISITION: State.DATA, MessageId.WAVEFORM: State.DATA, **_ENDS}
+_NODE_DATA = {
+    MessageId.RECON_DATA: State.DATA,
+    MessageId.IMAGE_ARRAY: State.DATA,
+    MessageId.IMAGE: State.DATA,
+    MessageId.DICOM: State.DATA,
+    **_ACQUISITIONS,
+}
 
 #: What the peer may send, and where that leads.
 MOVES: dict[tuple[Dialect, State], dict[MessageId, State]] = {
@@ -62,32 +71,28 @@ MOVES: dict[tuple[Dialect, State], dict[MessageId, State]] = {
     (Dialect.NODE, State.CONFIGURED): _CONFIGURED,
     (Dialect.CLIENT, State.CONFIGURED): _CONFIGURED,
     (Dialect.FIRE, State.CONFIGURED): {MessageId.TEXT: State.CONFIGURED, **_CONFIGURED},
-    (Dialect.NODE, State.DATA): {
-        MessageId.RECON_DATA: State.DATA,
-        MessageId.IMAGE_ARRAY: State.DATA,
-        MessageId.IMAGE: State.DATA,
-        MessageId.DICOM: State.DATA,
-        **_ACQUISITIONS,
-    },
+    (Dialect.NODE, State.DATA): _NODE_DATA,
     (Dialect.CLIENT, State.DATA): {MessageId.TEXT: State.DATA, **_ACQUISITIONS},
     (Dialect.FIRE, State.DATA): {MessageId.TEXT: State.DATA, **_ACQUISITIONS},
+    (Dialect.SERVER, State.DATA): _NODE_DATA,
 }
 
 _ALWAYS_ACCEPTED = frozenset({MessageId.IMAGE, MessageId.ERROR, MessageId.CLOSE})
+_NODE_ACCEPTS = _ALWAYS_ACCEPTED | {
+    MessageId.ACQUISITION,
+    MessageId.WAVEFORM,
+    MessageId.RECON_DATA,
+    MessageId.IMAGE_ARRAY,
+}
 
-#: What the peer understands. Gadgetron aborts the whole chain when a node sends it anything else.
+#: What the peer understands. Gadgetron aborts the whole chain when a node sends it anything else; it has no reader for
+#: DICOM (gadgetron 4, Loader.h: default_readers).
 ACCEPTS: dict[Dialect, frozenset[MessageId]] = {
     Dialect.UNKNOWN: frozenset({MessageId.ERROR, MessageId.CLOSE}),
-    Dialect.NODE: _ALWAYS_ACCEPTED
-    | {
-        MessageId.ACQUISITION,
-        MessageId.WAVEFORM,
-        MessageId.RECON_DATA,
-        MessageId.IMAGE_ARRAY,
-        MessageId.DICOM,
-    },
+    Dialect.NODE: _NODE_ACCEPTS,
     Dialect.CLIENT: _ALWAYS_ACCEPTED | {MessageId.DICOM, MessageId.RESPONSE},
     Dialect.FIRE: _ALWAYS_ACCEPTED | {MessageId.TEXT},
+    Dialect.SERVER: _NODE_ACCEPTS | {MessageId.DICOM, MessageId.CONFIG_TEXT, MessageId.HEADER},
 }
 
 

@@ -14,7 +14,7 @@ from typing import Protocol as Interface
 
 import numpy as np
 
-from steadymr.errors import PerturbationError, UnsupportedScanError
+from steadymr.errors import PerturbationError, SettingsError, UnsupportedScanError
 from steadymr.source.heads import Head
 from steadymr.source.wire.connection import Connection
 from steadymr.source.wire.decode import acquisition_message
@@ -23,11 +23,12 @@ from steadymr.source.wire.limits import DEFAULT_LIMITS, DEFAULT_PATIENCE, Patien
 from steadymr.source.wire.live_scan import Emit, HandleScan, LiveScan
 from steadymr.source.wire.messages import Acquisitions, ConfigText, Event, Header, MessageId, ReconData
 from steadymr.source.wire.protocol import Protocol
-from steadymr.source.wire.scan_config import ScanConfig
+from steadymr.source.wire.relay import RESIDENT, RelayedScan, config_for_resident, resident_connection
+from steadymr.source.wire.scan_config import ScanConfig, config_from_text
 from steadymr.types import Readout, ScanHeader
 
-#: Readouts with imperfections put in: as many as came, in the same order.
-PerturbStream: TypeAlias = Callable[[ScanHeader, Iterator[Readout], Mapping[str, str]], Iterator[Readout]]
+#: Readouts with imperfections put in: as many as came, in the same order, with None for each that is withheld.
+PerturbStream: TypeAlias = Callable[[ScanHeader, Iterator[Readout], Mapping[str, str]], Iterator[Readout | None]]
 
 
 @runtime_checkable
@@ -46,10 +47,12 @@ def run_node(
 ) -> None:
     """Have ``handle_scan`` make images of everything that comes, and send what it emits down the chain.
 
-    Waveforms and images of other gadgets pass through. A failure is told to Gadgetron as ERROR and then raised, so
-    that it stands in the server's log as well.
+    Waveforms and images of other gadgets pass through. If the property ``live.resident`` names a server that is there,
+    it does the work instead. A failure is told to Gadgetron as ERROR and then raised, so that it stands in the
+    server's log as well.
     """
-    _scan(connection, handle_scan, limits, patience).run()
+    handed_over = _handed_over(connection, limits, patience)
+    (handed_over or _scan(connection, handle_scan, limits, patience)).run()
 
 
 def run_perturbation(
@@ -58,7 +61,9 @@ def run_perturbation(
     limits: WireLimits = DEFAULT_LIMITS,
     patience: Patience = DEFAULT_PATIENCE,
 ) -> None:
-    """Send every acquisition on with the samples that ``perturb_stream`` gives it; the rest of its head stays.
+    """Send acquisitions on with the samples that ``perturb_stream`` gives them; the rest of their heads stays.
+
+    Those that it withholds go nowhere; flags that it moves to another line are moved.
 
     Raises PerturbationError if what comes out does not match what went in, UnsupportedScanError behind a gadget that
     has sorted the data.
@@ -67,7 +72,10 @@ def run_perturbation(
 
     def forward(header: ScanHeader, readouts: Iterator[Readout], config: ScanConfig, emit: Emit) -> None:
         for readout in perturb_stream(header, readouts, config.settings):
-            emit(_acquisition(heads, readout))
+            if readout is not None:
+                emit(_acquisition(heads, readout))
+            elif heads:
+                heads.popleft()
         if heads:
             raise PerturbationError(f"{len(heads)} readouts were lost on the way through the perturbation")
 
@@ -96,6 +104,21 @@ def _scan(
     return LiveScan(ours, handle_scan, "node", preface=preface, on_event=on_event)
 
 
+def _handed_over(connection: GadgetronConnection, limits: WireLimits, patience: Patience) -> RelayedScan | None:
+    received = connection.raw_bytes
+    try:
+        config = config_from_text((received.config or b"").decode(errors="replace"))
+    except SettingsError:
+        return None  # a scan of our own reports it
+    where = config.settings.get(RESIDENT)
+    resident = resident_connection(where, limits, patience) if where else None
+    if resident is None:
+        return None
+    preface: list[Event] = [config_for_resident(config), Header(received.header.decode(errors="replace"))]
+    ours = Connection(connection.socket.socket, Protocol(limits, Dialect.NODE, State.DATA), patience)
+    return RelayedScan(ours, resident, preface)
+
+
 def _acquisition(heads: deque[Head], readout: Readout) -> Acquisitions:
     """The message for a readout under the head it came with."""
     head = heads.popleft() if heads else None
@@ -109,5 +132,6 @@ def _acquisition(heads: deque[Head], readout: Readout) -> Acquisitions:
     message["id"], message["head"], message["data"] = MessageId.ACQUISITION, head, readout.data
     message["head"]["number_of_samples"], message["head"]["active_channels"] = samples, channels
     message["head"]["center_sample"], message["head"]["trajectory_dimensions"] = readout.centre_sample, 0
+    message["head"]["flags"] = readout.flags
     message["head"]["discard_pre"], message["head"]["discard_post"] = readout.discard_pre, readout.discard_post
     return Acquisitions(message)

@@ -24,6 +24,7 @@ class WireLimits:
 class Patience:
     """How long to wait for a peer."""
 
+    first_s: float = 30.0  #: without a byte from a peer that has just connected; it holds a place of few
     idle_s: float = 300.0  #: without a byte taken or given while we wait; then the peer counts as lost
     drain_s: float = 300.0  #: in all, for the rest of the input after a failure
     settle_s: float = 0.1  #: between the end of the input and ERROR; Gadgetron 4.7 loses the error without it

@@ -10,7 +10,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TypeAlias
 
@@ -30,6 +30,7 @@ from steadymr.source.wire.messages import (
     Header,
     ImageArray,
     ImageMessage,
+    MessageId,
     Query,
     ReconData,
     Response,
@@ -42,7 +43,8 @@ from steadymr.types import Readout, ScanHeader
 
 log = logging.getLogger(__name__)
 
-#: Sends one message to whoever sent the scan: an image, a DICOM file, or to a FIRE client a line of text.
+#: Sends one message to whoever sent the scan: an image, a DICOM file, or to a FIRE client a line of text
+#: (which is logged here if the peer is another).
 Emit: TypeAlias = Callable[[Event], None]
 #: Makes images of a scan and emits them; returns when all are out, raises if they cannot be made.
 HandleScan: TypeAlias = Callable[[ScanHeader, Iterator[Readout], ScanConfig, Emit], None]
@@ -111,7 +113,8 @@ class LiveScan:
             return False
         stream = ReadoutStream(opening.header)
         readouts = stream.readouts(self._seen(chain((opening.first,), events)), self._pass_on)
-        self._handle_scan(opening.header, readouts, opening.config, self._emit)
+        config = replace(opening.config, takes_dicom=self._connection.protocol.understands(MessageId.DICOM))
+        self._handle_scan(opening.header, readouts, config, self._emit)
         self._backlog.discard()
         self._reader.join(self._connection.patience.drain_s)
         if self._backlog.error is not None:
@@ -165,7 +168,10 @@ class LiveScan:
     def _emit(self, event: Event) -> None:
         if isinstance(self._backlog.error, PeerLostError):
             raise self._backlog.error
-        self._connection.send(event)
+        if isinstance(event, Text) and self._connection.protocol.dialect is not Dialect.FIRE:
+            log.info("%s", event.text, extra={"scan": self._name})  # the others have no viewer, or abort on text
+        else:
+            self._connection.send(event)
 
     def _report(self, sentence: str) -> None:
         self._backlog.discard()

@@ -20,6 +20,7 @@ class Metrics:
         """Everything starts at zero."""
         self.registry = CollectorRegistry()
         self.scans = Counter("steadymr_scans", "Scans by how they ended", ["outcome"], registry=self.registry)
+        self.errors = Counter("steadymr_errors", "Failed scans by kind of error", ["kind"], registry=self.registry)
         self.scans_running = Gauge("steadymr_scans_running", "Scans under way", registry=self.registry)
         self.scan_seconds = Histogram(
             "steadymr_scan_seconds", "Scan from first to last byte", buckets=_SECONDS, registry=self.registry

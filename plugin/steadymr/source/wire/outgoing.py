@@ -19,7 +19,7 @@ import numpy as np
 from steadymr.errors import OutputError
 from steadymr.source.wire.encode import image_head
 from steadymr.source.wire.messages import ImageMessage
-from steadymr.types import Image, StabilityReport, Vector
+from steadymr.types import Image, StabilityReport, Vector, Verdict
 
 Pixel: TypeAlias = Literal["uint16", "float32"]
 Meta: TypeAlias = Mapping[str, str | Sequence[str]]
@@ -62,6 +62,7 @@ def image_message(
     *,
     description: str,
     comment: str,
+    caveats: Sequence[str] = (),
     pixel: Pixel = "uint16",
     image_number: int = 1,
     series_number: int = 1,
@@ -69,15 +70,17 @@ def image_message(
     """One reconstructed volume as an MRD image.
 
     ``description`` names the series and ``comment`` is what a reader of the image sees; both come from whoever
-    settles how images are marked. As uint16 the brightest pixel becomes 4095, and ``RescaleSlope`` says what one
-    count is worth. Raises OutputError for pixels that are not finite.
+    settles how images are marked; ``caveats`` say what was assumed, estimated or left out. As uint16 the brightest
+    pixel becomes 4095, and ``RescaleSlope`` says what one count is worth.
+
+    Raises OutputError for pixels that are not finite.
     """
     if not np.isfinite(image.data).all():
         raise OutputError("the image has pixels that are NaN or infinite and cannot be sent")
     slope = _slope(image, pixel)
     data = np.rint(image.data / slope).astype(np.uint16) if pixel == "uint16" else image.data
     peak = float(image.data.max(initial=0.0)) / slope
-    meta = {**_stability_meta(stability), **_picture_meta(image, description, comment, slope, peak)}
+    meta = {**_stability_meta(stability, caveats), **_picture_meta(image, description, comment, slope, peak)}
     meta |= {theirs: meta[ours] for ours, theirs in _GADGETRON_NAMES.items() if ours in meta}
     numbers = {"image_index": image_number, "image_series_index": series_number}
     head = image_head(data[np.newaxis], image_type=ismrmrd.IMTYPE_MAGNITUDE, **numbers, **_place(image))
@@ -108,13 +111,23 @@ def _place(image: Image) -> dict[str, object]:
     }
 
 
-def _stability_meta(stability: StabilityReport) -> dict[str, str | Sequence[str]]:
+def series_meta(verdict: Verdict, score: float | None, *, description: str) -> bytes:
+    """Meta attributes of a finished DICOM file: its series' description and the worst verdict in it."""
+    names = {"SeriesDescription": description, "GADGETRON_SeqDescription": description}
+    return meta_xml({**_verdict_meta(verdict, score), **names})
+
+
+def _verdict_meta(verdict: Verdict, score: float | None) -> dict[str, str]:
+    return {"StabilityScore": "" if score is None else f"{score:.4f}", "StabilityVerdict": verdict}
+
+
+def _stability_meta(stability: StabilityReport, caveats: Sequence[str]) -> dict[str, str | Sequence[str]]:
     return {
-        "StabilityScore": "" if stability.score is None else f"{stability.score:.4f}",
-        "StabilityVerdict": stability.verdict,
+        **_verdict_meta(stability.verdict, stability.score),
         "StabilityReasons": list(stability.reasons) or "none",
         "StabilitySamples": str(stability.n_samples),
         "StabilityNoiseDraws": str(stability.n_noise_draws),
+        "StabilityCaveats": list(caveats) or "none",
     }
 
 

@@ -85,9 +85,13 @@ class Protocol:
         self.state = next_state
         return event
 
+    def understands(self, identifier: int) -> bool:
+        """Whether this kind of peer can take such a message."""
+        return identifier in ACCEPTS[self.dialect]
+
     def check_outgoing(self, identifier: int) -> None:
         """Raises OutputError for a message that this peer would choke on."""
-        if identifier not in ACCEPTS[self.dialect]:
+        if not self.understands(identifier):
             raise OutputError(f"{name_of(identifier)} cannot be sent to a {self.dialect.value} peer")
 
     def _next_state(self, identifier: int) -> State:

@@ -23,6 +23,7 @@ class ScanConfig:
     properties: Mapping[str, str] = field(default_factory=dict)  #: ``<property name="samples" value="8"/>``
     parameters: Mapping[str, str] = field(default_factory=dict)  #: JSON in a TEXT message, as OpenRecon sends it
     header_parameters: Mapping[str, str] = field(default_factory=dict)  #: userParameters of the MRD header
+    takes_dicom: bool = False  #: whether this kind of peer understands finished DICOM files
 
     @property
     def settings(self) -> dict[str, str]:

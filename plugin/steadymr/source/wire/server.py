@@ -131,16 +131,23 @@ class Server:
         except PeerLostError as error:
             outcome = "peer lost" if connection.heard else "no scan"  # probes of a port connect and hang up
             connection.abandon()
+            self._count(error, connection.heard)
             log.log(logging.WARNING if connection.heard else logging.DEBUG, "%s", error, extra={"scan": name})
         except SteadymrError as error:
             connection.close()
+            self._count(error)
             log.error("%s", error, extra={"scan": name})
-        except Exception:
+        except Exception as error:
             connection.close()
+            self._count(error)
             log.exception("internal error", extra={"scan": name})
         finally:
             self._record(name, outcome, time.monotonic() - started)
             self._free_slots.release()
+
+    def _count(self, error: Exception, is_scan: bool = True) -> None:
+        if is_scan:
+            self.metrics.errors.labels(type(error).__name__).inc()
 
     def _record(self, name: str, outcome: str, seconds: float) -> None:
         self.metrics.scans_running.dec()

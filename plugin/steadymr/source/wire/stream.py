@@ -1,8 +1,8 @@
 """From wire events to readouts.
 
 A file knows its own future, a stream does not: that a volume has ended is believed when the scanner's flags say so,
-and otherwise only at the end of the stream. The promise is made too rarely rather than too often, because a line that
-comes after its volume was closed would be lost.
+and only then, for without them nobody can tell a whole scan from one that was aborted. The promise is made too rarely
+rather than too often, because a line that comes after its volume was closed would be lost.
 """
 
 from __future__ import annotations
@@ -16,7 +16,18 @@ import numpy as np
 from jaxtyping import Bool, Complex64
 
 from steadymr.errors import ReadoutError
-from steadymr.source.heads import VOLUME_COUNTERS, Heads, Role, check_heads, has_flag, last_of_volume, roles
+from steadymr.source.heads import (
+    ROLES,
+    SET_ASIDE,
+    VOLUME_COUNTERS,
+    Heads,
+    RoleNumbers,
+    check_heads,
+    has_flag,
+    last_of_volume,
+    mask,
+    role_numbers,
+)
 from steadymr.source.wire.decode import ACQUISITION_HEAD
 from steadymr.source.wire.messages import Acquisitions, Event, ReconBuffer, ReconData
 from steadymr.types import Readout, ScanHeader, Space, VolumeIndex
@@ -25,14 +36,10 @@ Ended: TypeAlias = Bool[np.ndarray, " readout"]
 Samples: TypeAlias = Complex64[np.ndarray, "readout coil sample"]
 
 
-def _mask(*numbers: int) -> np.uint64:
-    """MRD flags, counted from 1 as ismrmrd does, as one mask."""
-    return np.uint64(sum(1 << (number - 1) for number in numbers))
-
-
-_ENDS_OF_VOLUMES = _mask(ismrmrd.ACQ_LAST_IN_SLICE, ismrmrd.ACQ_LAST_IN_REPETITION, ismrmrd.ACQ_LAST_IN_MEASUREMENT)
-_TELLING = _mask(ismrmrd.ACQ_IS_PHASECORR_DATA, ismrmrd.ACQ_IS_REVERSE)
-_CALIBRATION = _mask(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
+_ENDS_OF_VOLUMES = mask(ismrmrd.ACQ_LAST_IN_SLICE, ismrmrd.ACQ_LAST_IN_REPETITION, ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+_TELLING = mask(ismrmrd.ACQ_IS_PHASECORR_DATA, ismrmrd.ACQ_IS_REVERSE)
+_CALIBRATION = mask(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
+_IMAGE_ROLES = [ROLES.index("image"), ROLES.index("image and calibration")]
 
 
 class ReadoutStream:
@@ -77,29 +84,30 @@ class ReadoutStream:
                 yield from self._decoded(heads[part], role[part], ended[part], data)
                 start = part.stop
 
-    def _judge(self, heads: Heads) -> list[Role]:
+    def _judge(self, heads: Heads) -> RoleNumbers:
         """Check heads together with one earlier head of each kind that a later one could contradict."""
         n_known = len(self._exemplars)
         known = np.empty(n_known + len(heads), ACQUISITION_HEAD)  # np.concatenate is slow with records
         known[:n_known], known[n_known:] = self._exemplars, heads
-        check_heads(known, self.header, first=self.n_readouts - n_known)
-        role = roles(known)
+        role = role_numbers(known)
+        check_heads(known, self.header, first=self.n_readouts - n_known, role=role)
         if n_known == 0 or (heads["flags"] & _TELLING).any():
             self._exemplars = known[_exemplary(known, role)]
         return role[n_known:]
 
-    def _decoded(self, heads: Heads, role: list[Role], ended: Ended, data: Samples) -> Iterator[Readout]:
+    def _decoded(self, heads: Heads, role: RoleNumbers, ended: Ended, data: Samples) -> Iterator[Readout]:
         self._check_finite(data, role)
         self.n_readouts += len(heads)
-        columns = {"data": data, "role": role, "last_of_volume": ended.tolist(), **_columns(heads)}
+        names = [ROLES[number] for number in role.tolist()]
+        columns = {"data": data, "role": names, "last_of_volume": ended.tolist(), **_columns(heads)}
         yield from map(Readout, *(columns[field.name] for field in fields(Readout)))
 
-    def _check_finite(self, data: Samples, role: list[Role]) -> None:
+    def _check_finite(self, data: Samples, role: RoleNumbers) -> None:
         if np.isfinite(data.view(np.float32)).all():
             return
         for number, (samples, what) in enumerate(zip(data, role, strict=True), start=self.n_readouts):
             n_bad = int((~np.isfinite(samples)).sum())
-            if n_bad and what != "set aside":
+            if n_bad and what != SET_ASIDE:
                 raise ReadoutError(
                     f"readout {number} has {n_bad} samples that are NaN or infinite; the raw data is damaged"
                 )
@@ -141,24 +149,23 @@ def _columns(heads: Heads) -> dict[str, Iterable[Any]]:
     }
 
 
-def _flagged_ends(heads: Heads, role: list[Role], header: ScanHeader) -> Ended:
+def _flagged_ends(heads: Heads, role: RoleNumbers, header: ScanHeader) -> Ended:
     """Where the scanner says that a volume has ended.
 
     Calibration lines end nothing, since image lines may follow; nor does a line of a 3-D scan that is not in the last
     partition, since some scanners flag the end of every partition.
     """
     ended: Ended = (heads["flags"] & _ENDS_OF_VOLUMES) != 0
-    ended &= np.array([what in ("image", "image and calibration") for what in role])
+    ended &= np.isin(role, _IMAGE_ROLES)
     if header.k2_limits is not None:
         ended &= heads["idx"]["kspace_encode_step_2"] >= header.k2_limits.maximum
     return ended
 
 
-def _exemplary(heads: Heads, role: list[Role]) -> list[int]:
+def _exemplary(heads: Heads, role: RoleNumbers) -> list[int]:
     """Indices of the heads to remember: the first one used, the first phase correction, the first reversed line."""
     flags = heads["flags"]
-    used = np.array([what != "set aside" for what in role])
-    imaging = used & np.array([what != "noise" for what in role])
+    used, imaging = role != SET_ASIDE, role > SET_ASIDE
     kinds = (
         used,
         has_flag(flags, ismrmrd.ACQ_IS_PHASECORR_DATA),
