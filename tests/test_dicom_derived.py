@@ -27,7 +27,18 @@ from dicom_cases import (
 )
 from pydicom.dataset import Dataset
 
-from steadymr.dicom import derived, key_objects, overlay, parametric, segmentation, series, structured_report
+from steadymr.derive import Master, derived_series
+from steadymr.dicom import (
+    derived,
+    key_objects,
+    overlay,
+    parametric,
+    presentation,
+    private,
+    segmentation,
+    series,
+    structured_report,
+)
 from steadymr.dicom.facts import SeriesFacts, SeriesVerdict
 from steadymr.errors import DicomError
 from steadymr.types import Geometry, SliceResult, VolumeIndex
@@ -63,7 +74,16 @@ def study(one: SliceResult) -> dict[str, list[Dataset]]:
     spread = parametric.spread_map(stack, facts, outcome, series_number=904, instance_number=1)
     report = structured_report.stability_report(images, facts, outcome, series_number=905, instance_number=1)
     issue = key_objects.quality_issue(images, facts, outcome, series_number=906, instance_number=1)
-    objects = {"mr": images, "overlay": pictures, "seg": [regions], "map": [spread], "sr": [report], "ko": [issue]}
+    shown = presentation.presentation_state(images, facts, outcome, series_number=907, instance_number=1)
+    objects = {
+        "mr": images,
+        "overlay": pictures,
+        "seg": [regions],
+        "map": [spread],
+        "sr": [report],
+        "ko": [issue],
+        "pr": [shown],
+    }
     return {name: [dataset for dataset in made if dataset is not None] for name, made in objects.items()}
 
 
@@ -177,6 +197,49 @@ def test_the_report_of_unscored_images_has_no_number_and_no_judgement(unscored: 
     assert '"unscored"' in text
 
 
+def test_a_verdict_that_nobody_calibrated_is_shown_everywhere_and_nowhere_as_a_number() -> None:
+    one = result(score=None)
+    made = study(replace(one, stability=replace(one.stability, verdict="uncalibrated")))
+    for dataset in (dataset for group in made.values() for dataset in group):
+        assert "| UNCALIBRATED" in dataset.SeriesDescription
+    assert private.read(made["mr"][0])["verdict"] == "UNCALIBRATED"
+    assert "score" not in private.read(made["mr"][0])
+    assert tuple(made["overlay"][0].pixel_array[1, 1]) == (110, 100, 175)
+    report = made["sr"][0].to_json()
+    assert report.count('"uncalibrated"') == SHAPE[0]
+    assert "stability-score" not in report
+    assert '"111050"' not in report
+
+
+def test_the_presentation_state_writes_the_verdict_over_each_image_in_its_window(unstable: Study) -> None:
+    (shown,) = unstable["pr"]
+    images = {image.SOPInstanceUID: image for image in unstable["mr"]}
+    for annotation in shown.GraphicAnnotationSequence:
+        (reference,), (text,) = annotation.ReferencedImageSequence, annotation.TextObjectSequence
+        assert text.UnformattedTextValue == "UNSTABLE 0.41  diffusion  RESEARCH: NOT FOR DIAGNOSIS"
+        del images[reference.ReferencedSOPInstanceUID]
+    assert images == {}
+    (window,) = shown.SoftcopyVOILUTSequence
+    first = unstable["mr"][0]
+    assert (float(window.WindowCenter), float(window.WindowWidth)) == (first.WindowCenter, first.WindowWidth)
+    assert float(shown.RescaleSlope) == float(first.RescaleSlope)
+
+
+def test_the_presentation_of_perturbed_data_says_so_over_each_image(perturbed: Study) -> None:
+    texts = [a.TextObjectSequence[0].UnformattedTextValue for a in perturbed["pr"][0].GraphicAnnotationSequence]
+    assert len(texts) == SHAPE[0]
+    assert all(text.startswith("PERTURBED DATA  UNSTABLE 0.41") for text in texts)
+
+
+def test_images_of_two_slopes_get_a_presentation_each() -> None:
+    images = datasets(slice_result(), slice_result(landmark_volume() * 100, index=VolumeIndex(repetition=1)))
+    master = Master([], images, [], facts_of(slice_result()), SeriesVerdict("unstable", 0.41))
+    made = derived_series("presentation_state", master, series_number=907, threshold_percent=20.0)
+    slopes = [float(one.RescaleSlope) for one in made]
+    assert sorted(slopes) == sorted(float(image.RescaleSlope) for image in images)
+    assert len({one.SOPInstanceUID for one in made}) == 2
+
+
 def test_the_banner_has_the_colour_of_the_verdict(unstable: Study, unscored: Study) -> None:
     red, grey = (made["overlay"][0].pixel_array[1, 1] for made in (unstable, unscored))
     assert red[0] > 2 * red[1]
@@ -205,8 +268,8 @@ def test_the_same_content_gives_the_same_derived_objects(unstable: Study) -> Non
 def test_all_derived_series_are_named_apart_and_as_perturbed(perturbed: Study) -> None:
     descriptions = {kind: {dataset.SeriesDescription for dataset in group} for kind, group in perturbed.items()}
     assert all(len(texts) == 1 and next(iter(texts)).startswith("PERTURBED") for texts in descriptions.values())
-    assert len(set.union(*descriptions.values())) == 6
-    assert len({dataset.SeriesInstanceUID for group in perturbed.values() for dataset in group}) == 6
+    assert len(set.union(*descriptions.values())) == 7
+    assert len({dataset.SeriesInstanceUID for group in perturbed.values() for dataset in group}) == 7
 
 
 def test_regions_map_and_report_of_perturbed_data_say_so_inside(unstable: Study, perturbed: Study) -> None:
@@ -214,6 +277,12 @@ def test_regions_map_and_report_of_perturbed_data_say_so_inside(unstable: Study,
     assert perturbed["map"][0].ContentDescription.startswith("PERTURBED")
     assert perturbed["sr"][0].to_json().count("gain_drift") == SHAPE[0]
     assert not any("PERTURBED" in dataset.to_json() for made in unstable.values() for dataset in made)
+
+
+def test_every_object_of_an_exam_that_nobody_stated_says_so_itself() -> None:
+    made = study(result(header=UNKNOWN_HEADER))
+    for dataset in (dataset for group in made.values() for dataset in group):
+        assert private.read(dataset)["missing_identity"] == "patient name, patient id, study instance UID"
 
 
 def test_slices_of_one_moment_make_one_stack_and_repetitions_do_not() -> None:

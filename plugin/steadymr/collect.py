@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,23 +12,31 @@ from jaxtyping import Float32
 from pydicom.dataset import Dataset
 
 from steadymr import __version__
-from steadymr.config import DicomSettings
+from steadymr.config import DicomSettings, FallbackSettings
 from steadymr.dicom import identity, pixels, series
-from steadymr.stability.score import DEFINITION_VERSION, worst
+from steadymr.stability.score import DEFINITION_VERSION, DOUBTFUL, worst
 from steadymr.types import NoiseSource, ScanHeader, SliceResult, StabilityReport, VolumeIndex
+
+CLASSICAL = "classical"
 
 
 class SeriesCollector:
     """Holds the stored pixels (two bytes each) of a run, by method."""
 
     def __init__(
-        self, header: ScanHeader, scan_fingerprint: str, settings_fingerprint: str, settings: DicomSettings
+        self,
+        header: ScanHeader,
+        settings_fingerprint: str,
+        settings: DicomSettings,
+        fallback: FallbackSettings | None = None,
     ) -> None:
+        self._classical_first = (fallback or FallbackSettings()).on_doubt == "classical first"
         self._header = header
-        self._scan_fingerprint = scan_fingerprint
+        self._scan_fingerprint = ""
         self._settings_fingerprint = settings_fingerprint
         self._settings = settings
         self._created = datetime.now().astimezone()
+        self._salt = secrets.token_hex()  # forgotten with the run, so that nobody finds the way back
         self._slope: float | None = None
         self._noise_source: NoiseSource | None = None
         self._images: dict[str, list[series.StoredImage]] = {}
@@ -44,9 +53,19 @@ class SeriesCollector:
         if self._settings.objects:
             self._spreads.setdefault(result.image.index, {})[method] = result.stability.spread_percent[0]
 
-    def write(self, folder: Path) -> list[dict[str, Any]]:
-        """Write one folder for each series and describe them, as ``summary.json`` lists them."""
-        return [self._write_series(folder, number, method) for number, method in enumerate(self._images)]
+    def write(self, folder: Path, scan_fingerprint: str) -> list[dict[str, Any]]:
+        """Write one folder for each series and describe them, as ``summary.json`` lists them.
+
+        UIDs are made from ``scan_fingerprint``, which is known when the whole scan is.
+        """
+        self._scan_fingerprint = scan_fingerprint
+        return [self._write_series(folder, number, method) for number, method in enumerate(self._order())]
+
+    def _order(self) -> list[str]:
+        """The series as the images came; the classical one first if another is in doubt."""
+        doubt = any(worst(self._reports[method])[1] in DOUBTFUL for method in self._images if method != CLASSICAL)
+        first = [CLASSICAL] if self._classical_first and doubt and CLASSICAL in self._images else []
+        return [*first, *(method for method in self._images if method not in first)]
 
     def _write_series(self, folder: Path, number: int, method: str) -> dict[str, Any]:
         images = sorted(self._images[method], key=lambda image: (image.index, image.z))
@@ -55,15 +74,15 @@ class SeriesCollector:
         outcome = series.SeriesVerdict(verdict, score)
         place = folder / f"{facts.series_number}-{method}"
         datasets = [series.mr_image(image, facts, outcome, number) for number, image in enumerate(images, start=1)]
-        _save(datasets, place)
+        saved = self._save(datasets, place)
         return {
             "method": method,
             "description": series.series_description(facts, outcome),
             "n_images": len(images),
             "score": score,
             "verdict": verdict,
-            "sop_class": str(datasets[0].SOPClassUID),
-            "series_instance_uid": facts.series_instance_uid,
+            "sop_class": str(saved[0].SOPClassUID),
+            "series_instance_uid": str(saved[0].SeriesInstanceUID),
             "folder": f"dicom/{place.name}",
             "objects": self._write_objects(folder, images, datasets, facts, outcome),
         }
@@ -89,7 +108,7 @@ class SeriesCollector:
             made = derived_series(kind, master, series_number=number, threshold_percent=self._settings.region_percent)
             if made:
                 place = folder / f"{number}-{facts.method}-{kind.replace('_', '-')}"
-                _save(made, place)
+                self._save(made, place)
                 written.append({"kind": kind, "n_instances": len(made), "folder": f"dicom/{place.name}"})
         return written
 
@@ -109,8 +128,13 @@ class SeriesCollector:
             created=self._created,
         )
 
+    def _save(self, datasets: list[Dataset], place: Path) -> list[Dataset]:
+        """Write a series as it is, or without identity; what was written."""
+        place.mkdir(parents=True)
+        if self._settings.deidentify:
+            from steadymr.dicom.deidentify import deidentified
 
-def _save(datasets: list[Dataset], place: Path) -> None:
-    place.mkdir(parents=True)
-    for number, dataset in enumerate(datasets, start=1):
-        dataset.save_as(place / f"{number:05d}.dcm", enforce_file_format=True)
+            datasets = [deidentified(dataset, self._salt) for dataset in datasets]
+        for number, dataset in enumerate(datasets, start=1):
+            dataset.save_as(place / f"{number:05d}.dcm", enforce_file_format=True)
+        return datasets

@@ -10,7 +10,15 @@ from jaxtyping import Float32
 from pydicom.dataset import Dataset
 
 from steadymr.config import DerivedObject
-from steadymr.dicom import derived, key_objects, overlay, parametric, segmentation, structured_report
+from steadymr.dicom import (
+    derived,
+    key_objects,
+    overlay,
+    parametric,
+    presentation,
+    segmentation,
+    structured_report,
+)
 from steadymr.dicom.facts import SeriesFacts, SeriesVerdict
 from steadymr.dicom.series import StoredImage
 
@@ -85,10 +93,19 @@ def _issue(master: Master, series_number: int, threshold_percent: float) -> Iter
     )
 
 
+def _presentations(master: Master, series_number: int, threshold_percent: float) -> Iterator[Dataset | None]:
+    images = sorted(master.images, key=presentation.rescale_key)
+    for number, (_, alike) in enumerate(groupby(images, key=presentation.rescale_key), start=1):
+        yield presentation.presentation_state(
+            list(alike), master.facts, master.outcome, series_number=series_number, instance_number=number
+        )
+
+
 MAKERS: dict[DerivedObject, Maker] = {
     "overlay": _overlays,
     "segmentation": _regions,
     "parametric_map": _maps,
     "structured_report": _report,
     "key_objects": _issue,
+    "presentation_state": _presentations,
 }

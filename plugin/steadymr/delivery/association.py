@@ -26,6 +26,7 @@ _config.STORE_SEND_CHUNKED_DATASET = True  # files travel as they are: never dec
 _REJECT_PERMANENT = 1
 _MAX_PDU_BYTES = 131072
 _PARKING_S = 5.0
+_TICK_S = 0.25
 
 
 class NothingAcceptedError(PeerError):
@@ -68,7 +69,7 @@ class Brake:
 
     pynetdicom parks that thread around each request, but looks at a flag that is still up while the thread leaves its
     parking place; on a busy machine the thread then swallows the answer, and we would wait for it until the time-out.
-    Here it is parked for good, until ``loosen``. This takes the place of the event it waits on.
+    Here it is parked until ``loosen``, and again by ``tighten``. This takes the place of the event it waits on.
     """
 
     def __init__(self, association: Association) -> None:
@@ -82,8 +83,9 @@ class Brake:
 
     def wait(self) -> None:
         """Where the association's thread stands."""
-        self._parked.set()
-        self._loose.wait()
+        while not self._loose.is_set():
+            self._parked.set()
+            self._loose.wait(_TICK_S)
 
     def set(self) -> None:
         """What the association does after a request: nothing, the thread stays parked."""
@@ -92,8 +94,25 @@ class Brake:
         """What the association does before a request: nothing, the thread is parked."""
 
     def loosen(self) -> None:
-        """Let the thread run, to its end."""
+        """Let the thread run."""
         self._loose.set()
+
+    def tighten(self) -> None:
+        """Park the thread again; returns once it stands still."""
+        self._loose.clear()
+        self._parked.clear()  # it is set again with the next tick, should the thread stand already
+        self._parked.wait(_PARKING_S)
+
+
+@contextmanager
+def answering(association: Association) -> Iterator[None]:
+    """While the body runs, the association's own thread answers what the peer asks; ask nothing meanwhile."""
+    brake = association._reactor_checkpoint
+    brake.loosen()
+    try:
+        yield
+    finally:
+        brake.tighten()
 
 
 def _associate(

@@ -1,12 +1,13 @@
 """Storage commitment: asking a PACS to take responsibility (N-ACTION), and hearing its reports (N-EVENT-REPORT).
 
-DICOM PS3.4 annex J. A PACS reports on an association of its own, minutes later perhaps, so we listen. A PACS that would
-report only on the association of the request, while that lasts, is not heard: use ``confirm: query`` for it.
+DICOM PS3.4 annex J. A PACS reports on the association of the request while that lasts, or on one of its own, minutes
+later perhaps. So we stay for a moment, and listen on a port besides.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from pynetdicom.sop_class import (
 )
 from pynetdicom.transport import ThreadedAssociationServer
 
-from steadymr.delivery.association import NothingAcceptedError, associated
+from steadymr.delivery.association import NothingAcceptedError, answering, associated
 from steadymr.delivery.destinations import DimseDestination
 from steadymr.delivery.outbox import Outcome, Row
 from steadymr.errors import DeliveryError, OutputError, PeerError
@@ -52,20 +53,33 @@ class Report:
 HearReport = Callable[[Report], None]
 
 
-def request(destination: DimseDestination, rows: Sequence[Row], transaction_uid: str) -> dict[int, Outcome]:
+def request(
+    destination: DimseDestination, rows: Sequence[Row], transaction_uid: str, hear: HearReport
+) -> dict[int, Outcome]:
     """Ask for storage commitment of ``rows``; the outcome by row id is "asked", or "unconfirmed" if not supported.
 
-    The association is released at once, so that the PACS reports on one of its own, to ``listen``. Raises ``PeerError``
-    if the PACS cannot be asked.
+    A report that comes within ``destination.report_wait_s``, on the same association, goes to ``hear``; later ones come
+    to ``listen``. Raises ``PeerError`` if the PACS cannot be asked.
     """
+    heard = threading.Event()
+
+    def take(event: Any) -> tuple[int, None]:
+        status = _handle(event, hear)
+        heard.set()
+        return status, None
+
     try:
         with associated(destination, [build_context(StorageCommitmentPushModel)]) as association:
+            association.bind(evt.EVT_N_EVENT_REPORT, take)
             status, _ = association.send_n_action(
                 _action(rows, transaction_uid),
                 _REQUEST,
                 StorageCommitmentPushModel,
                 StorageCommitmentPushModelInstance,
             )
+            if status.get("Status") == _SUCCESS:
+                with answering(association):
+                    heard.wait(destination.seconds_for_report)
     except NothingAcceptedError:
         return _same(rows, Outcome("unconfirmed", "stored, but the PACS offers no storage commitment"))
     except (RuntimeError, ValueError) as error:

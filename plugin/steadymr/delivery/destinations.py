@@ -60,7 +60,10 @@ class _Common(BaseModel):
 
 
 class DimseDestination(_Common):
-    """A storage SCP. With ``confirm: commitment`` we listen on ``listen_port`` as ``calling_ae`` for its reports."""
+    """A storage SCP.
+
+    With ``confirm: commitment`` we stay ``report_wait_s`` for its report, and listen for it on ``listen_port``.
+    """
 
     kind: Literal["dimse"] = "dimse"
     called_ae: AETitle
@@ -72,14 +75,23 @@ class DimseDestination(_Common):
     tls_server_name: str = ""  #: the name in the PACS's certificate, where it is not ``host``
     listen_host: str = "0.0.0.0"
     listen_port: Port | None = None
+    report_wait_s: Annotated[float, Field(gt=0, le=60)] | None = None  #: on the association of the request; None: 1 s
 
     @model_validator(mode="after")
     def _consistent(self) -> DimseDestination:
-        if self.confirm == "commitment" and self.listen_port is None:
-            raise ValueError("confirm: commitment needs listen_port, where the PACS reports to us")
+        if self.confirm == "commitment" and self.listen_port is None and self.report_wait_s is None:
+            raise ValueError(
+                "confirm: commitment needs listen_port, where the PACS reports to us, or report_wait_s if it does so "
+                "on the association of the request"
+            )
         if not self.tls and (self.tls_ca_file or self.tls_certificate_file or self.tls_server_name):
             raise ValueError("TLS files are given but tls is off")
         return self
+
+    @property
+    def seconds_for_report(self) -> float:
+        """How long the association of a storage commitment request stays open for its report."""
+        return 1.0 if self.report_wait_s is None else self.report_wait_s
 
     @property
     def url(self) -> str:

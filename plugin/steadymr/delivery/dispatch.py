@@ -21,7 +21,7 @@ Wait: TypeAlias = Literal["stored", "committed"]
 Progress: TypeAlias = Callable[[int, int], None]  #: instances done, instances in all
 Where: TypeAlias = str | Mapping[str, Any] | DimseDestination | WebDestination
 
-_POLL_S = 0.1
+_POLL_S = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,19 @@ def send(
         wanted = sorted(set(store.add(files, destination, time.time())))
         rows = _wait_for(store, watch, wanted, wait, progress, timeout_s)
     return SendResult(destination.name, wait, tuple(rows), len(wanted))
+
+
+def follow(
+    ids: Sequence[int], destination: Where, outbox_dir: Path, wait: Wait = "stored", timeout_s: float | None = None
+) -> SendResult:
+    """Wait for what ``enqueue`` has queued, as ``send`` does.
+
+    Raises ``DeliveryError`` if no sender can be kept running.
+    """
+    wanted = sorted(set(ids))
+    with Store(Path(outbox_dir)) as store, closing(SenderWatch(store.outbox_dir)) as watch:
+        rows = _wait_for(store, watch, wanted, wait, lambda done, total: None, timeout_s)
+    return SendResult(as_destination(destination).name, wait, tuple(rows), len(wanted))
 
 
 def _wait_for(

@@ -15,8 +15,11 @@ from io import BytesIO
 from pathlib import Path
 
 import pydicom
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.tag import Tag
 
 from steadymr.delivery.outbox import Instance
 from steadymr.errors import DeliveryError, OutputError
@@ -24,8 +27,13 @@ from steadymr.errors import DeliveryError, OutputError
 logger = logging.getLogger(__name__)
 
 _REQUIRED = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+#: Where steadymr says what nobody stated about the exam (docs/dicom-conformance.md); such an image has a made-up study.
+_CREATOR, _CREATOR_NAME, _MISSING_IDENTITY = Tag(0x0071, 0x0010), "STEADYMR", Tag(0x0071, 0x1013)
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_READ = [*map(tag_for_keyword, (*_REQUIRED, *_PIXELS)), _CREATOR, _MISSING_IDENTITY]
+_UNDEFINED_LENGTH = 0xFFFFFFFF
 _SYNCS_AT_ONCE = 16
+_HINT = "; 'steadymr replay --study' takes it from the scanner's own series"
 
 
 def dicom_files(paths: Iterable[Path | str]) -> list[Path]:
@@ -78,18 +86,36 @@ def _read(file: Path) -> bytes:
 
 def _parse(content: bytes, file: Path) -> Dataset:
     try:
-        dataset = pydicom.dcmread(BytesIO(content))
+        dataset = pydicom.dcmread(BytesIO(content), specific_tags=_READ)
         missing = [keyword for keyword in _REQUIRED if not str(dataset.get(keyword, "")).strip()]
         if "TransferSyntaxUID" not in dataset.file_meta:
             missing.append("TransferSyntaxUID")
         _same_uids_in_meta(dataset, file)
+        unstated = _unstated(dataset)
+        _whole(dataset)
     except (InvalidDicomError, EOFError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
         raise DeliveryError(f"{file} is no DICOM file: {error}") from error
     if missing:
         raise DeliveryError(
             f"{file} is not sent, because a PACS could not tell whose it is: {', '.join(missing)} empty or missing"
+            f"{_HINT}"
         )
+    if unstated:
+        raise DeliveryError(f"{file} is not sent, because nobody stated whose it is: no {unstated}{_HINT}")
     return dataset
+
+
+def _whole(dataset: Dataset) -> None:
+    """Raises ValueError if the pixel data end before their length."""
+    for keyword in _PIXELS:
+        raw = dataset.get_item(keyword) if keyword in dataset else None
+        if isinstance(raw, RawDataElement) and raw.length not in (_UNDEFINED_LENGTH, len(raw.value or b"")):
+            raise ValueError(f"it ends {raw.length - len(raw.value or b'')} bytes before its {keyword} does")
+
+
+def _unstated(dataset: Dataset) -> str:
+    ours = _CREATOR in dataset and dataset[_CREATOR].value == _CREATOR_NAME
+    return str(dataset[_MISSING_IDENTITY].value) if ours and _MISSING_IDENTITY in dataset else ""
 
 
 def _same_uids_in_meta(dataset: Dataset, file: Path) -> None:

@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 Results: TypeAlias = Generator[tuple[Row, Outcome], None, None]
 
-_POLL_S = 0.1
+_POLL_S = 0.03
 _LOCK_PATIENCE_S = 0.5  #: somebody may just be looking whether the lock is taken
 _WRITE_EVERY_S = 0.25  #: outcomes are written in batches: a lost one only means that an instance is sent twice
 _TROUBLE_WAIT_S = 5.0  #: after the outbox could not be written
@@ -114,16 +114,18 @@ class Sender:
     def _record(self, peer: Peer, destination: Destination, results: Results) -> None:
         """Write outcomes in batches, and those that came before a failure before it goes on."""
         done: list[Row] = []
-        written_s = time.monotonic()
+        waiting_since_s = 0.0
         _arm(destination)
         try:
             for row, outcome in results:
                 _arm(destination)
                 logger.info("%s: %s %s", row.instance.sop_instance_uid, outcome.verdict, outcome.reason)
+                if not done:
+                    waiting_since_s = time.monotonic()
                 done.append(after(row, outcome, peer, self._clock(), self._rng.random()))
-                if time.monotonic() - written_s > _WRITE_EVERY_S:
+                if time.monotonic() - waiting_since_s > _WRITE_EVERY_S:
                     self._store.save(done)
-                    done, written_s = [], time.monotonic()
+                    done = []
                 if self._stop():
                     break
         finally:
@@ -164,7 +166,7 @@ class Sender:
             raise PeerError(self._deaf[destination.name])
         transaction_uid = f"2.25.{uuid.uuid4().int}"
         self._store.add_transaction(transaction_uid, destination.name, self._clock())
-        outcomes = commitment.request(destination, rows, transaction_uid)
+        outcomes = commitment.request(destination, rows, transaction_uid, self._hear)
         yield from ((row, outcomes[row.id]) for row in rows)
 
     def _hear(self, report: commitment.Report) -> None:

@@ -38,7 +38,7 @@ def store(
     Raises ``PeerError`` when the server cannot be reached, is out of order, or gave no answer; what was in flight then
     has been yielded as "no answer".
     """
-    with _pool(destination) as pool:
+    with opened(destination) as pool:
         for batch in _batches(rows, destination.batch_bytes):
             yield from _store_batch(pool, destination, batch, path)
 
@@ -48,7 +48,7 @@ def _store_batch(
 ) -> Generator[tuple[Row, Outcome], None, None]:
     boundary = uuid.uuid4().hex
     headers = {
-        **_headers(destination),
+        **request_headers(destination),
         "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
     }
     body = _multipart([path(row).read_bytes() for row in batch], boundary)
@@ -120,7 +120,7 @@ def _raise_for_server(destination: WebDestination, status: int) -> None:
 
 def find(destination: WebDestination, rows: Sequence[Row]) -> Generator[tuple[Row, Outcome], None, None]:
     """Ask the PACS for each of ``rows`` by its UIDs. Raises ``PeerError`` when it cannot be asked."""
-    with _pool(destination) as pool:
+    with opened(destination) as pool:
         for row in rows:
             yield row, _find_one(pool, destination, row)
 
@@ -130,7 +130,7 @@ def _find_one(pool: urllib3.PoolManager, destination: WebDestination, row: Row) 
     url = f"{destination.url}/studies/{instance.study_instance_uid}/series/{instance.series_instance_uid}/instances"
     fields = {"SOPInstanceUID": instance.sop_instance_uid}
     try:
-        answer = pool.request("GET", url, fields=fields, headers=_headers(destination))
+        answer = pool.request("GET", url, fields=fields, headers=request_headers(destination))
         found = json.loads(answer.data) if answer.status == 200 and answer.data else []
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         raise PeerError(f"{destination.url}: no usable answer to QIDO-RS: {error}") from error
@@ -141,13 +141,15 @@ def _find_one(pool: urllib3.PoolManager, destination: WebDestination, row: Row) 
     return Outcome("denied", "the PACS said stored, but QIDO-RS does not find it")
 
 
-def _pool(destination: WebDestination) -> urllib3.PoolManager:
+def opened(destination: WebDestination) -> urllib3.PoolManager:
+    """Connections to a server, with its time-outs, our certificate and the check of its own."""
     timeout = urllib3.Timeout(connect=destination.connect_timeout_s, read=destination.answer_timeout_s)
     context = tls_context(destination) if destination.url.startswith("https") else None
     return urllib3.PoolManager(timeout=timeout, retries=False, ssl_context=context)
 
 
-def _headers(destination: WebDestination) -> dict[str, str]:
+def request_headers(destination: WebDestination) -> dict[str, str]:
+    """The headers of each request. Raises PeerRefusedError if the token cannot be read."""
     headers = {"Accept": _JSON, "User-Agent": "steadymr"}
     if destination.token_file is not None:
         headers["Authorization"] = f"Bearer {_token(destination.token_file)}"

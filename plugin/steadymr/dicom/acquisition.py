@@ -6,9 +6,11 @@ if it has one entry. Any other length says nothing about this image, and the att
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from pydicom.dataset import Dataset
 
-from steadymr.dicom.text import code_string, decimal, describe
+from steadymr.dicom.text import code_string, decimal, describe, is_date, is_time
 from steadymr.types import ScanHeader, VolumeIndex
 
 PATIENT_POSITIONS = frozenset(
@@ -32,6 +34,8 @@ PATIENT_POSITIONS = frozenset(
     }
 )
 
+_DAY_MS = 86_400_000
+
 #: Scanning Sequence for MRD's sequence types as converters write them; others are RM, "research mode".
 SCANNING_SEQUENCES = {
     "FLASH": "GR",
@@ -50,11 +54,19 @@ SCANNING_SEQUENCES = {
 }
 
 
-def write(dataset: Dataset, header: ScanHeader, index: VolumeIndex, n_z: int) -> None:
-    """Add what is known of sequence, scanner and counters to a data set."""
+#: Vendors whose readouts carry the time of day, by the start of their name: length of a tick since midnight.
+TICKS_MS = {"siemens": 2.5, "steadymr": 2.5}
+
+
+def write(dataset: Dataset, header: ScanHeader, index: VolumeIndex, n_z: int, time_stamp: int) -> None:
+    """Add what is known of sequence, scanner, counters and time of measuring to a data set.
+
+    ``time_stamp`` is that of the volume's first readout in the scanner's ticks; 0 says nothing.
+    """
     _sequence(dataset, header, index.contrast, n_z)
     _field(dataset, header)
     _counters(dataset, header, index)
+    _moment(dataset, header, time_stamp)
 
 
 def _sequence(dataset: Dataset, header: ScanHeader, contrast: int, n_z: int) -> None:
@@ -94,6 +106,19 @@ def _counters(dataset: Dataset, header: ScanHeader, index: VolumeIndex) -> None:
     if n["repetition"] * n["phase"] > 1:
         dataset.TemporalPositionIdentifier = 1 + index.phase + n["phase"] * index.repetition
         dataset.NumberOfTemporalPositions = n["repetition"] * n["phase"]
+
+
+def _moment(dataset: Dataset, header: ScanHeader, time_stamp: int) -> None:
+    """Date and time of the measurement, where the length of a tick is known and the study's date is stated."""
+    ticks_ms = next((ms for name, ms in TICKS_MS.items() if header.system.vendor.lower().startswith(name)), None)
+    if ticks_ms is None or not 0 < time_stamp * ticks_ms < _DAY_MS or not is_date(header.identity.study_date.strip()):
+        return
+    midnight = datetime.strptime(header.identity.study_date.strip(), "%Y%m%d")
+    moment = midnight + timedelta(milliseconds=time_stamp * ticks_ms)
+    if is_time(header.identity.study_time) and moment.strftime("%H%M%S") < header.identity.study_time[:6]:
+        moment += timedelta(days=1)  # a study that went on past midnight
+    dataset.AcquisitionDate = moment.strftime("%Y%m%d")
+    dataset.AcquisitionTime = moment.strftime("%H%M%S.%f")
 
 
 def _of_contrast(values: tuple[float, ...], contrast: int, n_contrasts: int) -> str | None:

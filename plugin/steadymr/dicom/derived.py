@@ -96,14 +96,7 @@ def name(
     instance_number: int,
 ) -> Name:
     """Name an object after its kind, the images it is about, and its own content ``data``."""
-    series_uid = uids.series_instance_uid(
-        scan_fingerprint=facts.scan_fingerprint,
-        settings_fingerprint=facts.settings_fingerprint,
-        method=facts.method,
-        model=facts.model,
-        perturbed=facts.perturbed,
-        content=content,
-    )
+    series_uid = uids.derived_uid("derived series", facts.series_instance_uid, content)
     about = [str(image.SOPInstanceUID) for image in images]
     sop_uid = uids.derived_uid("object", series_uid, hashlib.sha256(data).hexdigest(), *about)
     return Name(series_uid, sop_uid, series_number, instance_number)
@@ -124,6 +117,7 @@ def complete(
     dataset.SeriesDescription = series_description(facts, outcome, content)
     add_equipment(dataset, facts)
     dataset.Manufacturer = dataset.Manufacturer or maker
+    private.write(dataset, {"missing_identity": ", ".join(facts.exam.missing)})
     _times(dataset, facts)
     _name_dimensions(dataset)
     dataset.file_meta.ImplementationClassUID = uids.derived_uid("implementation", MANUFACTURER)

@@ -16,6 +16,9 @@ from steadymr.types import ModelIdentity, NoiseSource, ScanHeader, Verdict
 
 MANUFACTURER = "steadymr"
 
+#: Verdicts that come without a number: nothing was compared, or nobody knows what the comparison means here.
+WITHOUT_SCORE: tuple[Verdict, ...] = ("uncalibrated", "unscored")
+
 #: The codes of DICOM PS3.16 that images need, as (value, meaning). Importing pydicom's whole dictionary takes a second.
 PROCESSING_EQUIPMENT = ("109102", "Processing Equipment")
 PIXEL_BY_PIXEL_MEAN = ("113049", "Pixel by pixel mean")
@@ -43,7 +46,7 @@ class SeriesFacts:
 
 @dataclass(frozen=True, slots=True)
 class SeriesVerdict:
-    """The stability of a series as a whole; ``score`` is None if and only if the verdict is "unscored"."""
+    """The stability of a series as a whole; ``score`` is None exactly where the verdict is one of ``WITHOUT_SCORE``."""
 
     verdict: Verdict
     score: float | None
@@ -82,6 +85,7 @@ def describe_series(
             method=method,
             model=model,
             perturbed=perturbed,
+            exam=exam.attributes.to_json(),
         ),
         scan_fingerprint=scan_fingerprint,
         settings_fingerprint=settings_fingerprint,
@@ -104,13 +108,14 @@ def series_description(facts: SeriesFacts, outcome: SeriesVerdict, content: str 
 
 
 def verdict_words(verdict: Verdict, score: float | None) -> str:
-    """A verdict and its score as every object shows them: "UNSTABLE 0.41", or "UNSCORED".
+    """A verdict and its score as every object shows them: "UNSTABLE 0.41", "UNCALIBRATED" or "UNSCORED".
 
     Raises DicomError if a verdict comes without its score, or a score without a verdict.
     """
-    if (score is None) != (verdict == "unscored") or (score is not None and not 0 <= score <= 1):
+    if (score is None) != (verdict in WITHOUT_SCORE) or (score is not None and not 0 <= score <= 1):
         raise DicomError(
-            f"expected a score in [0, 1] unless unscored, but the verdict is {verdict} and the score {score}"
+            f"expected a score in [0, 1] unless {' or '.join(WITHOUT_SCORE)}, but the verdict is {verdict} and the "
+            f"score {score}"
         )
     return verdict.upper() if score is None else f"{verdict.upper()} {score:.2f}"
 

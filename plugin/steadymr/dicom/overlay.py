@@ -16,7 +16,7 @@ from PIL import ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from steadymr.dicom import derived
+from steadymr.dicom import derived, private
 from steadymr.dicom.facts import SeriesFacts, SeriesVerdict, add_equipment, add_series, finish, series_description
 from steadymr.dicom.text import decimal, describe
 from steadymr.errors import DicomError
@@ -28,7 +28,13 @@ BANNER_ROWS = 64
 SCALE_ROWS = 32
 STRONGEST_TINT = 0.65
 
-_COLOURS = {"STABLE": (60, 180, 90), "REVIEW": (240, 180, 40), "UNSTABLE": (225, 50, 50), "UNSCORED": (150, 150, 150)}
+_COLOURS = {
+    "STABLE": (60, 180, 90),
+    "REVIEW": (240, 180, 40),
+    "UNSTABLE": (225, 50, 50),
+    "UNCALIBRATED": (110, 100, 175),  # no traffic light: nobody knows
+    "UNSCORED": (150, 150, 150),
+}
 _YELLOW, _RED = np.array([255.0, 225.0, 60.0]), np.array([255.0, 0.0, 60.0])
 
 
@@ -140,6 +146,7 @@ def _secondary_capture(
     if facts.created is not None:
         dataset.InstanceCreationDate = dataset.ContentDate = facts.created.strftime("%Y%m%d")
         dataset.InstanceCreationTime = dataset.ContentTime = facts.created.strftime("%H%M%S.%f")
+    private.write(dataset, {"missing_identity": ", ".join(facts.exam.missing)})
     _place(dataset, image, factor)
     _add_pixels(dataset, picture)
     finish(dataset, SecondaryCaptureImageStorage)

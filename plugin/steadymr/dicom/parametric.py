@@ -13,7 +13,8 @@ from steadymr.dicom.derived import Stack
 from steadymr.dicom.facts import MANUFACTURER, SeriesFacts, SeriesVerdict, add_body_part
 
 CONTENT = "spread map"
-#: Value outside tissue, where the spread means nothing: below every true value, since viewers stumble over NaN.
+#: Value outside tissue, where the spread means nothing: below every true value, since viewers stumble over NaN. It lies
+#: in the mapped range, since readers (highdicom's among them) refuse a map with values outside that.
 OUTSIDE = -1.0
 
 
@@ -47,7 +48,7 @@ def _parametric_map(
         lut_label="SPREAD",
         lut_explanation="Standard deviation over repeated reconstructions",
         unit=codes.UCUM.Percent,
-        value_range=(0.0, max(full_scale, float(values.max()))),
+        value_range=(OUTSIDE, max(full_scale, float(values.max()))),
         slope=1.0,
         intercept=0.0,
         quantity_definition=codes.SCT.StandardDeviation,

@@ -57,6 +57,7 @@ class StoredImage:
     reasons: tuple[str, ...]
     n_samples: int
     n_noise_draws: int
+    time_stamp: int  #: of the volume's first readout, in the scanner's ticks
 
 
 def store(result: SliceResult, slope: float) -> tuple[StoredImage, ...]:
@@ -84,6 +85,7 @@ def store(result: SliceResult, slope: float) -> tuple[StoredImage, ...]:
             reasons=stability.reasons,
             n_samples=stability.n_samples,
             n_noise_draws=stability.n_noise_draws,
+            time_stamp=image.time_stamp,
         )
         for z in range(n_z)
     )
@@ -101,7 +103,7 @@ def mr_image(stored: StoredImage, facts: SeriesFacts, outcome: SeriesVerdict, in
     add_series(dataset, facts, series_description(facts, outcome))
     add_equipment(dataset, facts)
     _image(dataset, stored, facts, instance_number)
-    acquisition.write(dataset, facts.header, stored.index, stored.n_z)
+    acquisition.write(dataset, facts.header, stored.index, stored.n_z, stored.time_stamp)
     _placement(dataset, stored)
     _pixel_data(dataset, stored.pixels)
     private.write(dataset, _private_facts(stored, facts, outcome))
@@ -208,4 +210,5 @@ def _private_facts(
         "assumed": stored.assumed,
         "volume": " ".join(str(counter) for counter in astuple(stored.index)),
         "software_version": describe(facts.software_version, "LO"),
+        "missing_identity": ", ".join(facts.exam.missing),
     }

@@ -15,7 +15,7 @@ from steadymr.dicom.facts import MANUFACTURER, SeriesFacts, SeriesVerdict
 
 CONTENT = "stability report"
 
-#: DCM's own words for quality, where they fit. The standard applied is the institution's: "review" and "unscored" claim
+#: DCM's own words for quality, where they fit. The standard applied is the institution's: the other verdicts claim
 #: nothing, and "unstable" does not claim that the image is unusable.
 _QUALITY = {
     "STABLE": codes.DCM.UsableMeetsTheQualityControlStandard,

@@ -32,9 +32,14 @@ def describe(value: str, vr: TextVR) -> str:
 
 
 def identifier(value: str, vr: TextVR) -> str | None:
-    """An identifier exactly as given but for outer spaces, or None if DICOM cannot hold it unaltered."""
+    """An identifier exactly as given but for outer spaces, or None if DICOM cannot hold it unaltered.
+
+    A person's name may have three groups (alphabetic=ideographic=phonetic), each with the whole length to itself.
+    """
     stripped = value.strip(" ")
-    fits = len(stripped) <= MAXIMUM_LENGTH[vr] and "\\" not in stripped and not _CONTROL_CHARACTERS.search(stripped)
+    groups = stripped.split("=") if vr == "PN" else [stripped]
+    fits = max(map(len, groups)) <= MAXIMUM_LENGTH[vr] and len(groups) <= 3
+    fits = fits and "\\" not in stripped and not _CONTROL_CHARACTERS.search(stripped)
     return stripped if fits else None
 
 

@@ -53,9 +53,13 @@ def series_instance_uid(
     method: str,
     model: ModelIdentity | None,
     perturbed: bool,
-    content: str = "MR",
+    exam: str,
 ) -> str:
-    """One series: a scan, method, model and settings; ``content`` tells the objects derived from its images apart."""
+    """One series: a scan, method, model and settings, and whose it is (``exam``, all its attributes as text).
+
+    The exam counts because a PACS keeps the first of two objects of one name: what was sent for the wrong patient must
+    not keep out what is sent for the right one.
+    """
     return derived_uid(
         "series",
         scan_fingerprint,
@@ -63,7 +67,7 @@ def series_instance_uid(
         method,
         model.sha256 if model else "",
         "perturbed" if perturbed else "as acquired",
-        content,
+        exam,
     )
 
 
