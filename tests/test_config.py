@@ -69,3 +69,25 @@ def test_a_quarter_of_the_samples_sees_redrawn_noise(samples: int, n_noise_draws
     """The share is a setting; its default is a quarter."""
     methods = ["classical"] if samples == 0 else ["diffusion"]
     assert load_settings(None, {"samples": samples, "methods": methods}).n_noise_draws == n_noise_draws
+
+
+def test_a_preset_gives_way_to_what_stands_beside_it_and_wins_over_what_lies_below(tmp_path: Path) -> None:
+    """--fast must change something although a site's file names every key."""
+    path = tmp_path / "site.yaml"
+    path.write_text("samples: 32\ndiffusion: {levels: 50, network: base}\n")
+    fast = load_settings(path, {"preset": "fast", "samples": 6})
+    assert (fast.samples, fast.diffusion.levels, fast.diffusion.network) == (6, 10, "base")
+    path.write_text("preset: quality\ndiffusion: {levels: 50}\n")
+    assert (load_settings(path).samples, load_settings(path).diffusion.levels) == (16, 50)
+
+
+def test_a_preset_that_does_not_exist_is_named() -> None:
+    """With those that do."""
+    with pytest.raises(SettingsError, match=r"preset.*'fast' or 'quality'"):
+        load_settings(None, {"preset": "turbo"})
+
+
+def test_a_preset_makes_the_same_pixels_as_its_values() -> None:
+    """So both have the same fingerprint, and the same UIDs."""
+    values = {"samples": 16, "diffusion": {"levels": 30}, "stability": {"max_samples": 32}}
+    assert load_settings(None, {"preset": "quality"}).fingerprint == load_settings(None, values).fingerprint

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pydicom
 import pytest
+from calibrations import calibration_for_scan
 from commands import dciodvfy_errors, run_steadymr
 from scans import accelerated_lines, pixels, write_scan
 
@@ -36,9 +37,9 @@ def summary_of(out: Path) -> Any:
 
 
 def test_each_method_becomes_one_series(results: Path) -> None:
-    """Three series of two images, in the folders that the summary names."""
+    """Three series of two images, in the folders that the summary names; in doubt the classical one leaves first."""
     series = summary_of(results)["series"]
-    assert [one["method"] for one in series] == ["diffusion", "supervised", "classical"]
+    assert [one["method"] for one in series] == ["classical", "diffusion", "supervised"]
     for one in series:
         assert len(list((results / one["folder"]).glob("*.dcm"))) == one["n_images"] == 2
 
@@ -57,8 +58,9 @@ def test_the_summary_holds_what_it_promises(results: Path) -> None:
     for one in summary["series"]:
         assert {"method", "description", "n_images", "score", "verdict", "sop_class"} <= set(one)
     for image in summary["images"]:
-        assert 0 <= image["score"] <= 1
-        assert image["verdict"] in {"stable", "review", "unstable"}
+        assert (image["score"], image["verdict"]) == (None, "uncalibrated")
+        assert 0 <= image["agreement"] <= 1
+        assert image["evidence"]["residual"] > 0
         assert (image["n_samples"], image["n_noise_draws"]) == (4, 1)
     assert set(summary["truth"]) == {"diffusion", "supervised", "classical"}
     assert summary["truth"]["classical"]["psnr_db"] > 20
@@ -130,7 +132,9 @@ def test_derived_objects_stand_beside_their_series(tmp_path: Path) -> None:
     scan = write_scan(tmp_path / "scan.h5", n_slices=2, lines=accelerated_lines(48, 3, 12))
     kinds = ["overlay", "segmentation", "parametric_map", "structured_report", "key_objects"]
     overrides = QUICK | {"methods": ["classical"], "dicom": {"objects": kinds, "region_percent": 0.01}}
-    overrides |= {"stability": {"stable": 1.0, "review": 1.0}}
+    overrides |= {"stability": {"stable": 1.0, "review": 1.0, "anatomy": "head"}}
+    made = calibration_for_scan(scan, load_settings(None, overrides), tmp_path / "mine.json")
+    overrides["stability"]["calibration"] = str(made)
     (series,) = replay(scan, tmp_path / "out", load_settings(None, overrides))["series"]
     assert {one["kind"]: one["n_instances"] for one in series["objects"]} == dict(
         zip(kinds, (2, 1, 1, 1, 1), strict=True)

@@ -203,6 +203,27 @@ def test_unscored_is_never_shown_as_a_number(score: float | None, verdict: str) 
     assert not re.search(r"0\.99|\bnan\b|\bNone\b|score, 0 to 1", text)
 
 
+def test_uncalibrated_is_never_shown_as_a_score() -> None:
+    """The raw agreement may be read, under its own name, and nothing stands where a score would."""
+    result = make_result(score=None, verdict="uncalibrated")
+    result = replace(result, stability=replace(result.stability, agreement=0.87))
+    made = summarise(result)
+    assert (made["images"][0]["score"], made["images"][0]["verdict"]) == (None, "uncalibrated")
+    text = Page(render(result)).text
+    assert "not calibrated" in text
+    assert "raw agreement of samples, no score" in text
+    assert "score, 0 to 1" not in text
+
+
+def test_a_sensitivity_map_is_shown_where_there_is_one() -> None:
+    """The second source of spread, beside the first."""
+    result = make_result()
+    mapped = replace(result.stability, sensitivity_percent=result.stability.spread_percent)
+    alts = [image["alt"] for image in Page(render(replace(result, stability=mapped))).images]
+    assert "sensitivity map of diffusion" in alts
+    assert "sensitivity map of diffusion" not in [image["alt"] for image in Page(render(result)).images]
+
+
 def test_a_volume_without_tissue_has_no_median_and_no_map() -> None:
     result = make_result()
     nothing = replace(result.stability, spread_percent=np.full((1, N, N), np.nan, np.float32))
@@ -366,6 +387,7 @@ def test_the_overview_is_one_picture_of_all_methods(with_reference: bool, n_colu
     [
         (make_result(), "diffusion: stable, score 0.91"),
         (make_result(score=0.99, verdict="unscored"), "diffusion: not scored"),
+        (make_result(score=None, verdict="uncalibrated"), "diffusion: not calibrated"),
         (make_result(perturbations=(SPIKE,)), "diffusion: stable, score 0.91\nPERTURBED ON PURPOSE"),
     ],
 )

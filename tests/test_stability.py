@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from calibrations import CONDITIONS, calibration_of
 from images import ellipse_image, image_of, samples_of
 
 from steadymr.stability.metrics import compare_with_truth, tissue_mask
-from steadymr.stability.score import Thresholds, agreement, score_image, spread_percent, verdict_of, worst
+from steadymr.stability.regions import regions_above
+from steadymr.stability.score import (
+    Basis,
+    Thresholds,
+    agreement,
+    chance_error,
+    score_image,
+    spread_percent,
+    verdict_of,
+    worst,
+)
+from steadymr.stability.sources import total_variance
+from steadymr.types import StabilityReport
 
 
 def noisy_samples(image: np.ndarray, relative_sd: float, n: int = 8, seed: int = 0) -> np.ndarray:
@@ -16,24 +29,103 @@ def noisy_samples(image: np.ndarray, relative_sd: float, n: int = 8, seed: int =
     return np.abs(image + noise).astype(np.float32)
 
 
-def test_identical_samples_score_one_and_spread_zero() -> None:
-    """If every draw shows the same image the score is 1 and the map is 0 in tissue."""
+def scored(image: np.ndarray, samples: np.ndarray, **evidence: float) -> StabilityReport:
+    """Under conditions that a calibration of drawn numbers speaks for."""
+    basis = Basis(calibration_of(200), CONDITIONS)
+    seen = {"misfit": 1.0, "sentinel": 1.0} | evidence
+    return score_image(image_of(image), samples_of(samples), Thresholds(), evidence=seen, basis=basis)
+
+
+def test_identical_samples_agree_fully_and_spread_zero() -> None:
+    """If every draw shows the same image the agreement is 1 and the map is 0 in tissue."""
     image = ellipse_image()
     report = score_image(image_of(image), samples_of(np.stack([image] * 4)), Thresholds())
-    assert report.score == pytest.approx(1.0)
-    assert report.verdict == "stable"
+    assert report.agreement == pytest.approx(1.0)
     assert np.nanmax(report.spread_percent) == 0
+
+
+def test_without_a_calibration_there_is_a_verdict_and_no_number() -> None:
+    """Agreement is told apart from a score, and the first reason says what is missing."""
+    image = ellipse_image()
+    report = score_image(image_of(image), samples_of(noisy_samples(image, 0.01)), Thresholds())
+    assert (report.score, report.verdict, report.interval_percent) == (None, "uncalibrated", None)
+    assert report.reasons[0].startswith("not calibrated for this scan")
+    assert report.agreement is not None
 
 
 def test_the_score_falls_as_the_samples_differ_more() -> None:
     """More disagreement, lower score, and a worse verdict in the end."""
     image = ellipse_image()
-    trials = [samples_of(noisy_samples(image, sd)) for sd in (0.01, 0.05, 0.2, 0.5)]
-    reports = [score_image(image_of(image), trial, Thresholds()) for trial in trials]
+    reports = [scored(image, noisy_samples(image, sd)) for sd in (0.01, 0.05, 0.2, 0.5)]
     scores = [report.score for report in reports]
     assert scores == sorted(scores, reverse=True)
-    assert reports[0].verdict == "stable"
     assert reports[-1].verdict == "unstable"
+
+
+def test_an_alarm_makes_a_verdict_review_at_best() -> None:
+    """Whatever the score says, and the reason names it."""
+    image = ellipse_image()
+    quiet, loud = (scored(image, noisy_samples(image, 0.001), sentinel=value) for value in (1.0, 1.7))
+    assert quiet.verdict == "stable"
+    assert loud.verdict == "review"
+    assert any(reason.startswith("alarm: sentinel is 1.7") for reason in loud.reasons)
+
+
+def test_an_alarm_beyond_every_calibration_scan_makes_it_unstable() -> None:
+    """A deviation that no clean scan comes near leaves no doubt."""
+    image = ellipse_image()
+    report = scored(image, noisy_samples(image, 0.001), sentinel=50.0)
+    assert report.verdict == "unstable"
+    assert any("far above all calibration scans" in reason for reason in report.reasons)
+
+
+def test_the_interval_is_a_multiple_of_the_spread_and_a_little_more() -> None:
+    """Where samples agree to the last digit, the interval is not zero."""
+    image = ellipse_image()
+    report = scored(image, np.stack([image] * 4))
+    assert report.interval_percent is not None
+    assert np.nanmin(report.interval_percent) == pytest.approx(0.5)
+
+
+def test_regions_are_named_by_the_side_of_the_patient() -> None:
+    """In an axial plane x runs to the left and y to the back."""
+    image = ellipse_image()
+    samples = noisy_samples(image, 0.001)
+    samples[:3, 16:24, 42:50] *= 2
+    report = scored(image, samples)
+    assert any("3 of 8 samples differ" in reason and "left anterior" in reason for reason in report.reasons)
+    (region,) = regions_above(report.spread_percent[0], 20.0, image_of(image).geometry)
+    assert region.area_cm2 == pytest.approx(0.64, abs=0.1)
+
+
+def test_the_chance_error_falls_with_the_root_of_the_number_of_samples() -> None:
+    """Four times the samples, half the error."""
+    image = ellipse_image()
+    mask = tissue_mask(image)
+    few, many = (chance_error(image, noisy_samples(image, 0.05, n, seed=3), mask) for n in (16, 64))
+    assert many / few == pytest.approx(0.5, abs=0.15)
+
+
+def test_the_total_variance_is_split_into_its_two_sources() -> None:
+    """Draws of variance 4 with samples of variance 9 under each: both come back, without bias."""
+    rng = np.random.default_rng(0)
+    draws = rng.normal(0, 2, (40, 1, 48, 48))
+    found = total_variance(draws + rng.normal(0, 3, (40, 3, 48, 48)))
+    assert found.sensitivity.mean() == pytest.approx(4, rel=0.05)
+    assert found.posterior.mean() == pytest.approx(9, rel=0.05)
+
+
+def test_imperfections_that_do_nothing_have_no_share_in_the_variance() -> None:
+    """The mean of a few samples differs from draw to draw by chance; that is taken off."""
+    samples = np.random.default_rng(1).normal(0, 3, (64, 2, 32, 32))
+    assert total_variance(samples).sensitivity.mean() < 0.6
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 8, 8), (4, 1, 8, 8)])
+def test_a_variance_is_not_split_by_fewer_than_two_of_each(shape: tuple[int, ...]) -> None:
+    """One draw has no variance over draws."""
+    with pytest.raises(ValueError, match="two draws of two samples"):
+        total_variance(np.zeros(shape))
 
 
 def test_the_map_is_the_relative_rms_difference_in_per_cent() -> None:
@@ -86,13 +178,19 @@ def test_thresholds_belong_to_the_better_verdict(score: float, verdict: str) -> 
 def test_a_series_is_as_stable_as_its_least_stable_image() -> None:
     """One bad slice flags the series; an unscored one neither helps nor hurts."""
     image = ellipse_image()
-    reports = [
-        score_image(image_of(image), samples_of(noisy_samples(image, 0.005)), Thresholds()),
-        score_image(image_of(image), samples_of(noisy_samples(image, 0.5)), Thresholds()),
-        score_image(image_of(image), None, Thresholds()),
-    ]
-    assert worst(reports) == (reports[1].score, "unstable")
-    assert worst(reports[2:]) == (None, "unscored")
+    reports = [scored(image, noisy_samples(image, 0.001)), scored(image, noisy_samples(image, 0.5))]
+    nothing = score_image(image_of(image), None, Thresholds())
+    assert worst([*reports, nothing]) == (reports[1].score, "unstable")
+    assert worst([nothing]) == (None, "unscored")
+
+
+def test_one_image_without_a_calibrated_score_takes_the_number_from_its_series() -> None:
+    """The other images' score must not speak for it, unless one of them is unstable."""
+    image = ellipse_image()
+    good, bad = scored(image, noisy_samples(image, 0.001)), scored(image, noisy_samples(image, 0.5))
+    unknown = score_image(image_of(image), samples_of(noisy_samples(image, 0.001)), Thresholds())
+    assert worst([good, unknown]) == (None, "uncalibrated")
+    assert worst([good, unknown, bad]) == (bad.score, "unstable")
 
 
 def test_the_tissue_mask_fills_holes_and_drops_specks() -> None:

@@ -20,14 +20,21 @@ class Caveats:
 
     def __init__(self, settings: Settings, perturbations: Sequence[Perturbation]) -> None:
         self.noise_source: NoiseSource | None = None
+        self._sentinels_expected = settings.sentinels.expected or settings.undersample.sentinels > 0
         self._sentences: dict[str, None] = {}  # an ordered set
         for sentence in (*_of_settings(settings), *_of_perturbations(perturbations)):
             self._note(sentence)
+
+    def note(self, sentence: str) -> None:
+        """Note what went wrong on the way."""
+        self._note(sentence)
 
     def look_at(self, kspace: KSpace) -> None:
         """Note what was assumed or estimated for this volume."""
         self.noise_source = kspace.noise_source
         self._note(NOISE_SENTENCES[kspace.noise_source])
+        if self._sentinels_expected and kspace.sentinel is None:
+            self._note("sentinel lines were expected, but some volumes have none: their images are tested without")
         if kspace.geometry.assumed:
             self._note(f"geometry: {kspace.geometry.assumed}")
 
@@ -43,7 +50,7 @@ class Caveats:
 def _of_settings(settings: Settings) -> list[str]:
     if not settings.samples:
         return ["no samples were drawn: nothing is known about the stability of these images"]
-    return ["the thresholds between stable, review and unstable are working assumptions, not calibrated"]
+    return []
 
 
 def _of_perturbations(perturbations: Sequence[Perturbation]) -> list[str]:

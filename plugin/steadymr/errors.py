@@ -17,7 +17,8 @@
     ├── ReconError                 no image can be made
     │   ├── CalibrationError       no calibration lines, or coil maps that vanish everywhere
     │   ├── WeightsError           weights missing, of another shape, or with a wrong checksum
-    │   └── DeviceError            the asked device is not there, or out of memory
+    │   ├── DeviceError            the asked device is not there, or out of memory
+    │   └── DeadlineError          the time that sampling may take is over
     ├── DicomError                 geometry or identity that cannot be written down truthfully
     ├── OutputError                the result could not be written whole (disk full, no permission)
     └── DeliveryError              what was written could not be handed to a PACS
@@ -105,6 +106,10 @@ class WeightsError(ReconError):
 
 class DeviceError(ReconError):
     """The asked device is not there, or it ran out of memory."""
+
+
+class DeadlineError(ReconError):
+    """The time that sampling may take is over."""
 
 
 class DicomError(SteadymrError):

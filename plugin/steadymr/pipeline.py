@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from steadymr import __version__, perturb
-from steadymr.assemble import assemble
 from steadymr.caveats import Caveats
 from steadymr.collect import SeriesCollector
 from steadymr.config import Settings
 from steadymr.errors import SettingsError
-from steadymr.models import load_models
+from steadymr.identify import identified
 from steadymr.output import written_aside
-from steadymr.reconstruct import Run, reconstruct
+from steadymr.reconstruct import begin_or_fall_back, reconstruct
 from steadymr.report import html, summary
 from steadymr.source.replay import Scan, open_scan
+from steadymr.stability.evidence import EVIDENCE
 from steadymr.stability.score import DEFINITION
 from steadymr.stopwatch import Stopwatch
 from steadymr.types import KSpace, ScanHeader, VolumeIndex
-from steadymr.undersample import undersample
+from steadymr.volumes import accelerated, assembled, check_sentinels, whole
 
 Progress = Callable[[float, float | None, str], None]  #: steps done, steps in all if known, what was done
 
@@ -64,13 +62,13 @@ def replay(
     perturbations = perturb.parse_all(settings.perturb)
     with ExitStack() as stack:
         scan = stack.enter_context(open_scan(scan_path))
+        scan.header = identified(scan.header, settings)
         full = stack.enter_context(open_scan(reference)) if reference else None
         aside = stack.enter_context(written_aside(out))
-        with watch("load models"):
-            models = load_models(settings)
-        run = Run(settings, models, perturbations, watch, _steps(progress, scan, settings))
-        series = SeriesCollector(scan.header, scan.sha256, fingerprint(settings), settings.dicom)
-        report, caveats = html.ReportBuilder(), Caveats(settings, perturbations)
+        caveats = Caveats(settings, perturbations)
+        run = begin_or_fall_back(settings, watch, _steps(progress, scan, settings), caveats.note)
+        series = SeriesCollector(scan.header, settings.fingerprint, settings.dicom, settings.fallback)
+        report = html.ReportBuilder()
         images: list[dict[str, Any]] = []
         for kspace, truth in _volumes(scan, full, settings, watch):
             caveats.look_at(kspace)
@@ -81,16 +79,17 @@ def replay(
                     report.add(result)
                     images.extend(summary.image_entries(result))
         with watch("dicom"):
-            written = series.write(aside / "dicom")
+            written = series.write(aside / "dicom", scan.sha256)
         content = summary.summarise(
             images=images,
             version=__version__,
-            input={"file": scan_path.name, "sha256": scan.sha256, "n_readouts": scan.n_readouts},
-            settings={**settings.as_dict(), "fingerprint": fingerprint(settings)},
+            input={"file": _file_name(scan_path, settings), "sha256": scan.sha256, "n_readouts": scan.n_readouts},
+            settings={**_public(settings), "fingerprint": settings.fingerprint},
             series=written,
             timings_s=watch.seconds(),
             warnings=caveats.sentences(),
             definition=DEFINITION,
+            evidence_meanings={name: kind.meaning for name, kind in EVIDENCE.items()},
             noise_source=caveats.noise_source,
         )
         html.write(report.render(content), aside / "report.html")
@@ -98,32 +97,41 @@ def replay(
     return content
 
 
-def fingerprint(settings: Settings) -> str:
-    """SHA-256 of all settings that can change a pixel; the device is not one, for the pixels themselves tell."""
-    text = json.dumps(settings.model_dump(mode="json", exclude={"device", "destinations"}), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+def _file_name(scan_path: Path, settings: Settings) -> str:
+    """The scan's file name, which may hold a patient's."""
+    return "withheld" if settings.dicom.deidentify else scan_path.name
+
+
+def _public(settings: Settings) -> dict[str, Any]:
+    """All settings that may be written beside the images; whose scan it is stands in the images, if anywhere."""
+    return {name: value for name, value in settings.as_dict().items() if name not in ("identity", "destinations")}
 
 
 def _volumes(
     scan: Scan, reference: Scan | None, settings: Settings, watch: Stopwatch
 ) -> Iterator[tuple[KSpace, KSpace | None]]:
     """Volumes to reconstruct, each with the full k-space of the same object where there is one."""
-    volumes = watch.each("assemble", _assembled(scan, settings))
+    check_sentinels(settings)
     acceleration = settings.undersample.acceleration
+    volumes = watch.each("assemble", _assembled(scan, settings) if acceleration == 1 else _whole(scan, settings))
     if reference is not None and acceleration > 1:
         raise SettingsError("--undersample makes its own reference: leave --reference out")
     if reference is not None:
-        yield from _matched(volumes, watch.each("assemble", _assembled(reference, settings)))
+        yield from _matched(volumes, watch.each("assemble", _whole(reference, settings)))
         return
     for kspace in volumes:
         if acceleration > 1:
-            yield undersample(kspace, acceleration, settings.undersample.calibration_lines), kspace
+            yield accelerated(kspace, settings), kspace
         else:
             yield kspace, None
 
 
 def _assembled(scan: Scan, settings: Settings) -> Iterator[KSpace]:
-    return assemble(scan.readouts(), scan.header, averages=settings.assemble.averages)
+    return assembled(scan.readouts(), scan.header, settings)
+
+
+def _whole(scan: Scan, settings: Settings) -> Iterator[KSpace]:
+    return whole(scan.readouts(), scan.header, settings)
 
 
 def _matched(volumes: Iterator[KSpace], references: Iterator[KSpace]) -> Iterator[tuple[KSpace, KSpace]]:

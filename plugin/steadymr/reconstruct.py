@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,132 +12,313 @@ from jaxtyping import Complex64, Float32
 
 from steadymr import perturb
 from steadymr.config import Method, Settings
+from steadymr.errors import CalibrationError, DeadlineError, ReconError
+from steadymr.examine import Examination, examine_image, examine_plane, measured_samples, with_sentinels
+from steadymr.fallback import LEARNED_FAILURES, Deadline, load_or_fall_back, sentence
+from steadymr.judging import calibration_for
+from steadymr.map_free import map_free_images
 from steadymr.models import Models
-from steadymr.perturb import Perturbation
+from steadymr.perturb import site
+from steadymr.planes import Plane, Run, conditions_of, plane_geometry, seed_for, wanted_partitions
 from steadymr.recon import methods
-from steadymr.recon.problem import Problem, prepare
+from steadymr.recon.evidence import Findings
+from steadymr.recon.problem import prepare
+from steadymr.sampling import Draws, draw_samples, site_sensitivity
+from steadymr.stability.evidence import reasons as evidence_words
 from steadymr.stability.metrics import compare_with_truth, tissue_mask
-from steadymr.stability.score import Thresholds, score_image
+from steadymr.stability.score import DOUBTFUL, Basis, Thresholds, score_image
 from steadymr.stopwatch import Stopwatch
-from steadymr.types import Geometry, Image, KSpace, ModelIdentity, SampleSet, SliceResult, TruthReport
+from steadymr.types import Image, KSpace, ModelIdentity, SliceResult, TruthReport
 
 METHOD_DESCRIPTIONS: dict[Method, str] = {
     "diffusion": "Mean of posterior samples under a diffusion prior",
-    "supervised": "U-Net on top of CG-SENSE",
+    "supervised": "Supervised network: U-Net on top of CG-SENSE, or unrolled variational network",
     "classical": "CG-SENSE with Tikhonov regularisation",
 }
+READ_CLASSICAL_FIRST = "in doubt: read the classical image first"
+USES_SENTINELS = "the delivered image uses the sentinel lines too; its score is that of the image made without them"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Run:
-    """What stays the same from volume to volume."""
+class Made:
+    """An image with the complex values that it is the magnitude of."""
 
-    settings: Settings
-    models: Models
-    perturbations: tuple[Perturbation, ...]
-    watch: Stopwatch
-    step: Callable[[str], None]  #: called after each step with its name
+    image: Image
+    on_encoded_grid: Complex64[torch.Tensor, "y x"]  #: in the problem's unit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plane:
-    """One plane of a volume on its way: the k-space it comes from and what is to be solved."""
+class Sampled:
+    """What repeated sampling of one plane gave, and in words what it did not give."""
 
-    kspace: KSpace
-    problem: Problem
+    draws: Draws | None = None
+    sensitivity: Float32[np.ndarray, "z=1 y x"] | None = None
+    missing: str = ""  #: why there are no samples
+    late: bool = False  #: the deadline is why
+    notes: tuple[str, ...] = ()  #: what else was given up
 
-    def on_recon_grid(self, image: Complex64[torch.Tensor, "y x"]) -> Float32[np.ndarray, "z=1 y x"]:
-        """Magnitude in the receiver's units on the grid that the protocol asks for."""
-        grid = methods.to_recon_grid(image * self.problem.scale, self.kspace.encoded, self.kspace.header.recon)
-        return np.asarray(grid.abs().cpu().numpy()[None], np.float32)
+
+def begin(
+    settings: Settings,
+    models: Models,
+    watch: Stopwatch,
+    step: Callable[[str], None] = lambda what: None,
+    note: Callable[[str], None] = lambda sentence: None,
+    failure: str = "",
+) -> Run:
+    """A run with all that its settings name: imperfections to inject, the calibration, the site model.
+
+    ``note`` is told what failed, and at once why nothing learned is made, if that is so. Raises SettingsError or
+    PerturbationError for what does not exist.
+    """
+    named = settings.stability.site_model
+    if failure:
+        note(failure)
+    return Run(
+        settings,
+        models,
+        perturb.parse_all(settings.perturb),
+        watch,
+        step,
+        calibration_for(settings),
+        None if named is None else site.load(named),
+        failure,
+        note,
+    )
+
+
+def begin_or_fall_back(
+    settings: Settings, watch: Stopwatch, step: Callable[[str], None], note: Callable[[str], None]
+) -> Run:
+    """`begin` with freshly loaded networks, or where they cannot be loaded, for the classical series alone."""
+    with watch("load models"):
+        settings, models, failure = load_or_fall_back(settings)
+    return begin(settings, models, watch, step, note, failure)
 
 
 def reconstruct(kspace: KSpace, full: KSpace | None, run: Run) -> Iterator[SliceResult]:
     """Scored images of one volume: plane by plane, one for each method of the settings.
 
     ``full`` is the same volume fully sampled, if known; its reconstruction is the truth that images are compared with.
+    The classical image of a plane comes first where a learned one is in doubt, and in place of one that failed.
     """
+    deadline = Deadline.after(run.settings.fallback.deadline_s)
     seed = seed_for(run.settings.seed, kspace, "perturb")
     perturbed = perturb.apply(kspace, run.perturbations, seed)
     wanted = wanted_partitions(perturbed)
-    for problem in run.watch.each("coil maps", prepare(perturbed, device=run.models.device)):
+    problems = run.watch.each("coil maps", prepare(perturbed, device=run.models.device))
+    try:
+        first = next(problems)
+    except CalibrationError as error:  # it shows before the first plane, or never
+        if run.settings.fallback.on_no_calibration == "refuse":
+            raise
+        yield from map_free_images(perturbed, error, run)
+        return
+    for problem in itertools.chain([first], problems):
         run.step("coil maps")
         if problem.z not in wanted:
             continue
-        yield from _reconstruct_plane(Plane(perturbed, problem), full, run)
+        yield from reconstruct_plane(Plane(perturbed, problem), full, run, deadline)
 
 
-def _reconstruct_plane(plane: Plane, full: KSpace | None, run: Run) -> Iterator[SliceResult]:
-    stability_settings = run.settings.stability
-    thresholds = Thresholds(stability_settings.stable, stability_settings.review)
-    reference = _reference(plane, full, run)
-    samples, mean = draw_samples(plane, run) if run.settings.samples else (None, None)
+def reconstruct_plane(plane: Plane, full: KSpace | None, run: Run, deadline: Deadline) -> Iterator[SliceResult]:
+    """Scored images of one plane, in the order in which they should leave."""
+    reference = reference_of(plane, full, run)
+    sampled = sample_plane(plane, run, deadline)
+    made, missing = make_images(plane, sampled, run)
+    examination = examined(plane, sampled, made, run, deadline)
+    missing = [*missing, *examination.missing]
+    for problem in (*missing, sampled.missing, *sampled.notes, *run.models.shortages()):
+        if problem:
+            run.note(problem)
+    reasons = [*([run.failure] if run.failure else []), *missing, *sampled.notes]
+    results = [scored(plane, one, sampled, examination, reasons, reference, run) for one in made]
+
+    def classical() -> SliceResult:
+        one = _made(plane, "classical", None, run)
+        return scored(plane, one, sampled, examination, reasons, reference, run)
+
+    for result in _in_order(results, classical, run):
+        _note_calibration(result, run)
+        yield _after_test(result, plane, reference, run, deadline)
+
+
+def sample_plane(plane: Plane, run: Run, deadline: Deadline) -> Sampled:
+    """Posterior samples and the sensitivity map; a failure becomes the reason why there are none."""
+    if not run.settings.samples:
+        return Sampled()
+    try:
+        with run.watch("samples"):
+            deadline.check()
+            draws = draw_samples(plane, run, deadline)
+    except DeadlineError as error:
+        return Sampled(missing=str(error), late=True)
+    except LEARNED_FAILURES as error:
+        if run.settings.fallback.on_failure == "stop":
+            raise
+        return Sampled(missing=f"sampling failed: {sentence(error)}")
+    finally:
+        run.step("samples")
+    try:
+        with run.watch("site draws"):
+            return Sampled(draws, site_sensitivity(plane, run, draws, deadline))
+    except LEARNED_FAILURES as error:
+        return Sampled(draws, notes=(f"the sensitivity to imperfections is unknown: {sentence(error)}",))
+
+
+def make_images(plane: Plane, sampled: Sampled, run: Run) -> tuple[list[Made], list[str]]:
+    """The image of each method, and in words which of them are missing and why; then the classical one is there."""
+    images, missing = [], []
     for method in run.settings.methods:
         with run.watch(method):
-            image = _image(plane, method, mean, run)
-        with run.watch("stability"):
-            stability = score_image(image, samples, thresholds)
-            truth = None if reference is None else _compare(image.data, reference)
+            try:
+                images.append(_made(plane, method, sampled, run))
+            except LEARNED_FAILURES as error:
+                if method == "classical" or _must_stop(error, run):
+                    raise
+                missing.append(f"the {method} image is missing: {sentence(error)}")
         run.step(method)
-        yield SliceResult(image, stability, truth, samples, reference)
+    if missing and "classical" not in run.settings.methods:
+        images.append(_made(plane, "classical", None, run))
+    return images, missing
 
 
-def draw_samples(plane: Plane, run: Run) -> tuple[SampleSet, Float32[np.ndarray, "z=1 y x"]]:
-    """Posterior samples, and the magnitude of the mean of those drawn from the data as they were measured."""
-    settings, denoiser = run.settings, run.models.prior
-    if denoiser is None:
-        raise ValueError("samples need the prior, which load_models loads when settings ask for samples")
-    n_measured = settings.samples - settings.n_noise_draws
-    with run.watch("samples"):
-        drawn = methods.posterior_samples(
-            plane.problem,
-            denoiser,
-            n_samples=settings.samples,
-            n_noise_draws=settings.n_noise_draws,
-            n_levels=settings.diffusion.levels,
-            sigma_max=settings.diffusion.sigma_max,
-            generator=torch.Generator().manual_seed(seed_for(settings.seed, plane.kspace, "samples", plane.problem.z)),
+def examined(plane: Plane, sampled: Sampled, made: Sequence[Made], run: Run, deadline: Deadline) -> Examination:
+    """The evidence beside repeated sampling; nothing without samples, which leave an image unscored anyway."""
+    if sampled.draws is None:
+        return Examination()
+    with run.watch("evidence"):
+        magnitudes = {one.image.method: one.image.data for one in made}
+        if "classical" not in magnitudes:
+            magnitudes["classical"] = _made(plane, "classical", None, run).image.data
+        return examine_plane(plane, run, sampled.draws, magnitudes, deadline)
+
+
+def _must_stop(error: BaseException, run: Run) -> bool:
+    return run.settings.fallback.on_failure == "stop" and not isinstance(error, DeadlineError)
+
+
+def scored(
+    plane: Plane,
+    made: Made,
+    sampled: Sampled,
+    examination: Examination,
+    reasons: Sequence[str],
+    reference: Float32[np.ndarray, "z=1 y x"] | None,
+    run: Run,
+) -> SliceResult:
+    """One image with its verdict; ``reasons`` join those of the score."""
+    settings, draws, image = run.settings.stability, sampled.draws, made.image
+    samples = None if draws is None else draws.samples
+    evidence = Findings() if draws is None else examine_image(plane, draws, made.on_encoded_grid, image, examination)
+    with run.watch("stability"):
+        stability = score_image(
+            image,
+            samples,
+            Thresholds(settings.stable, settings.review),
+            basis=Basis(run.calibration, conditions_of(plane, image.method, run), settings.tolerance_percent),
+            unscored=sampled.missing,
+            evidence=evidence.values,
+            evidence_reasons=evidence_words(evidence.values, evidence.places),
         )
-        magnitudes = np.stack([plane.on_recon_grid(sample) for sample in drawn])
-        mean = plane.on_recon_grid(drawn[:n_measured].mean(0))
-    run.step("samples")
-    return SampleSet(magnitudes, np.arange(settings.samples) >= n_measured), mean
+        truth = None if reference is None else _compare(image.data, reference)
+    moved = examination.moved.get(image.method)
+    stability = replace(
+        stability,
+        reasons=(*stability.reasons, *reasons),
+        sensitivity_percent=sampled.sensitivity,
+        vulnerability_percent=None if moved is None else moved.percent,
+    )
+    return SliceResult(image, stability, truth, samples, reference)
 
 
-def _image(plane: Plane, method: Method, mean: Float32[np.ndarray, "z=1 y x"] | None, run: Run) -> Image:
-    data, model = _magnitude(plane, method, mean, run)
+def _in_order(results: list[SliceResult], classical: Callable[[], SliceResult], run: Run) -> list[SliceResult]:
+    """The classical image first, made if nobody asked for it, and a mark on each learned image that is in doubt."""
+    doubtful = [one for one in results if one.image.method != "classical" and one.stability.verdict in DOUBTFUL]
+    if not doubtful or run.settings.fallback.on_doubt != "classical first":
+        return results
+    if all(one.image.method != "classical" for one in results):
+        results = [*results, classical()]
+    marked = [_with_reason(one, READ_CLASSICAL_FIRST) if one in doubtful else one for one in results]
+    return sorted(marked, key=lambda one: one.image.method != "classical")
+
+
+def _after_test(
+    result: SliceResult,
+    plane: Plane,
+    reference: Float32[np.ndarray, "z=1 y x"] | None,
+    run: Run,
+    deadline: Deadline,
+) -> SliceResult:
+    """The same result with an image made once more, from the sentinels too, if the settings want that."""
+    joined = with_sentinels(plane) if run.settings.sentinels.use_after_test else None
+    if joined is None:
+        return result
+    method = next(name for name in METHOD_DESCRIPTIONS if name == result.image.method)
+    try:
+        draws = draw_samples(joined, run, deadline) if method == "diffusion" else None
+        image = _made(joined, method, Sampled(draws), run).image
+    except LEARNED_FAILURES as error:
+        note = f"the image was made without the sentinel lines, since with them it failed: {sentence(error)}"
+        return _with_reason(result, note)
+    truth = None if reference is None else _compare(image.data, reference)
+    return replace(_with_reason(result, USES_SENTINELS), image=image, truth=truth)
+
+
+def _note_calibration(result: SliceResult, run: Run) -> None:
+    """What the scores of a run rest on, or why there are none, is said once for the whole run."""
+    if result.stability.verdict == "uncalibrated":
+        run.note(f"{result.image.method}: {result.stability.reasons[0]}; see 'steadymr calibrate'")
+    elif result.stability.score is not None and run.calibration is not None:
+        run.note(f"scores rest on calibration {run.calibration.sha256[:12]}, made from {run.calibration.made_from}")
+
+
+def _with_reason(result: SliceResult, reason: str) -> SliceResult:
+    return replace(result, stability=replace(result.stability, reasons=(*result.stability.reasons, reason)))
+
+
+def _made(plane: Plane, method: Method, sampled: Sampled | None, run: Run) -> Made:
+    values, model = _values(plane, method, sampled, run)
     kspace, z = plane.kspace, plane.problem.z
-    return Image(
-        data=data,
+    image = Image(
+        data=plane.on_recon_grid(values),
         method=method,
         index=replace(kspace.index, partition=z),
         geometry=plane_geometry(kspace, z),
         header=kspace.header,
-        derivation=METHOD_DESCRIPTIONS[method],
+        derivation=_derivation(method, run.models),
         is_mean_of_samples=method == "diffusion",
         model=model,
         time_stamp=kspace.time_stamp,
         perturbations=kspace.perturbations,
     )
+    return Made(image, values)
 
 
-def _magnitude(
-    plane: Plane, method: Method, mean: Float32[np.ndarray, "z=1 y x"] | None, run: Run
-) -> tuple[Float32[np.ndarray, "z=1 y x"], ModelIdentity | None]:
+def _derivation(method: Method, models: Models) -> str:
+    supervised = models.supervised if method == "supervised" else None
+    return METHOD_DESCRIPTIONS[method] if supervised is None else supervised.description
+
+
+def _values(
+    plane: Plane, method: Method, sampled: Sampled | None, run: Run
+) -> tuple[Complex64[torch.Tensor, "y x"], ModelIdentity | None]:
     models, classical = run.models, run.settings.classical
-    if method == "diffusion" and mean is not None:
-        return mean, models.prior_identity
-    if method == "supervised" and models.unet is not None:
-        return plane.on_recon_grid(methods.supervised(plane.problem, models.unet)), models.unet_identity
+    if method == "diffusion" and sampled is not None:
+        if sampled.draws is None:
+            raise DeadlineError(sampled.missing) if sampled.late else ReconError(sampled.missing)
+        return measured_samples(sampled.draws).mean(0), models.prior_identity
+    if method == "supervised" and models.supervised is not None:
+        return models.supervised.reconstruct(plane.problem), models.supervised.identity
     if method == "classical":
         image = methods.classical(
             plane.problem, regularisation=classical.regularisation, n_iterations=classical.iterations
         )
-        return plane.on_recon_grid(image), None
+        return image, None
     raise ValueError(f"{method} needs what load_models and draw_samples provide, and they were not asked")
 
 
-def _reference(plane: Plane, full: KSpace | None, run: Run) -> Float32[np.ndarray, "z=1 y x"] | None:
+def reference_of(plane: Plane, full: KSpace | None, run: Run) -> Float32[np.ndarray, "z=1 y x"] | None:
     """The same plane from the full scan, combined with the coil maps of the scan that is judged."""
     if full is None:
         return None
@@ -148,32 +329,3 @@ def _reference(plane: Plane, full: KSpace | None, run: Run) -> Float32[np.ndarra
 def _compare(image: Float32[np.ndarray, "z=1 y x"], reference: Float32[np.ndarray, "z=1 y x"]) -> TruthReport | None:
     mask = tissue_mask(reference[0])
     return compare_with_truth(image[0], reference[0], mask) if mask.any() else None
-
-
-def wanted_partitions(kspace: KSpace) -> range:
-    """The partitions inside the protocol's field of view along z; the others are slice oversampling."""
-    n_z = kspace.data.shape[1]
-    n_wanted = min(max(round(kspace.header.recon.fov_mm_xyz[2] / _thickness_mm(kspace)), 1), n_z)
-    first = n_z // 2 - n_wanted // 2
-    return range(first, first + n_wanted)
-
-
-def plane_geometry(kspace: KSpace, z: int) -> Geometry:
-    """Where plane ``z`` lies; index ``n_z // 2`` is at the volume's centre, as in every transform here."""
-    volume, thickness_mm = kspace.geometry, _thickness_mm(kspace)
-    offset_mm = (z - kspace.data.shape[1] // 2) * thickness_mm
-    x_mm, y_mm, z_mm = (c + offset_mm * d for c, d in zip(volume.centre_mm, volume.slice_dir, strict=True))
-    return replace(volume, centre_mm=(x_mm, y_mm, z_mm), fov_mm_xyz=(*volume.fov_mm_xyz[:2], thickness_mm))
-
-
-def _thickness_mm(kspace: KSpace) -> float:
-    n_z = kspace.data.shape[1]
-    return kspace.encoded.fov_mm_xyz[2] / n_z if n_z > 1 else kspace.geometry.fov_mm_xyz[2]
-
-
-def seed_for(seed: int, kspace: KSpace, *purpose: str | int) -> int:
-    """A seed of its own for each volume and purpose, so that the order of volumes changes nothing."""
-    index = kspace.index
-    counters = (index.repetition, index.set, index.phase, index.contrast, index.average, index.slice)
-    words = [word if isinstance(word, int) else zlib.crc32(word.encode()) for word in purpose]
-    return int(np.random.SeedSequence([seed, *counters, *words]).generate_state(1)[0])

@@ -10,14 +10,15 @@ Directions and positions are in millimetres in the patient's LPS frame, which MR
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Complex64, Complex128, Float32
 
 Vector: TypeAlias = tuple[float, float, float]
-Verdict: TypeAlias = Literal["stable", "review", "unstable", "unscored"]
+Verdict: TypeAlias = Literal["stable", "review", "unstable", "uncalibrated", "unscored"]
+"""``uncalibrated``: sampled, but under conditions for which nobody has compared scores with true errors."""
 NoiseSource: TypeAlias = Literal["noise scan", "oversampled margin", "k-space edge"]
 
 
@@ -175,8 +176,9 @@ class KSpace:
     """One volume on its Cartesian grid, in the receiver's own channels (not whitened), readout oversampling removed.
 
     Lines that were not acquired are zero in ``data`` and False in ``sampled``; of an asymmetric echo only the columns
-    ``k0_range`` were acquired. ``noise_covariance`` is E[n n^H] of one complex sample, so that white noise of
-    standard deviation s per real channel has covariance 2 s^2 I.
+    ``k0_range`` were acquired. Sentinel lines were acquired too, and stand in ``data``, but no reconstruction may use
+    them: the score compares them with what the samples predict there. ``noise_covariance`` is E[n n^H] of one complex
+    sample, so that white noise of standard deviation s per real channel has covariance 2 s^2 I.
     """
 
     data: Complex64[np.ndarray, "coil k2 k1 k0"]
@@ -192,6 +194,12 @@ class KSpace:
     header: ScanHeader
     time_stamp: int = 0
     perturbations: tuple[PerturbationRecord, ...] = ()
+    sentinel: Bool[np.ndarray, "k2 k1"] | None = None  #: withheld lines, never in ``sampled`` or ``calibrated``
+
+    @property
+    def acquired(self) -> Bool[np.ndarray, "k2 k1"]:
+        """All lines that hold data: those to reconstruct from, and the sentinels."""
+        return self.sampled if self.sentinel is None else self.sampled | self.sentinel
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,13 +238,22 @@ class SampleSet:
 class StabilityReport:
     """How far one reconstruction agrees with repeated sampling; the definition is stability/score.py's."""
 
-    score: float | None  #: in [0, 1]; None if and only if the verdict is "unscored"
+    score: float | None  #: in [0, 1]; None if and only if the verdict is "uncalibrated" or "unscored"
     verdict: Verdict
     reasons: tuple[str, ...]
     spread_percent: Float32[np.ndarray, "z y x"]
     """RMS difference of the samples from the image, in per cent of the local tissue signal; NaN outside tissue."""
     n_samples: int
     n_noise_draws: int
+    agreement: float | None = None  #: mean SSIM between the image and the samples, as measured, in [0, 1]
+    evidence: dict[str, float] = field(default_factory=dict)
+    """What else was looked at, by name, as pure numbers; larger is worse. Names and meanings: stability/evidence.py."""
+    sensitivity_percent: Float32[np.ndarray, "z y x"] | None = None
+    """How far draws of the site's imperfections move the image, in per cent of the local tissue signal."""
+    interval_percent: Float32[np.ndarray, "z y x"] | None = None
+    """Half the width of the interval that holds the true magnitude, in per cent of the local tissue signal."""
+    vulnerability_percent: Float32[np.ndarray, "z y x"] | None = None
+    """How far crafted changes of the data move the image at most, in per cent of the local tissue signal."""
 
 
 @dataclass(frozen=True, slots=True)

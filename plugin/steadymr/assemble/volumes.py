@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -33,6 +33,8 @@ def assemble(
     *,
     averages: Averages = "separate",
     n_calibration_min: int = 6,
+    sentinel_steps: Collection[int] = (),
+    sentinel_flags: int = 0,
 ) -> Iterator[KSpace]:
     """Sort readouts into volumes and yield each as soon as its last line has come.
 
@@ -41,6 +43,11 @@ def assemble(
     Readouts of one line within a volume are averaged likewise. ``n_calibration_min`` is the smallest number of
     adjacent central lines taken as calibration when none is flagged.
 
+    Image lines whose encoding step k1 is one of ``sentinel_steps``, or that have one of the ``sentinel_flags`` (a mask
+    of MRD flags), are withheld from the image as sentinels. They count neither as lines of the image nor as
+    calibration. One that the image or its calibration has as well, or that some partitions lack, is logged and is no
+    sentinel.
+
     Raises ``UnsupportedScanError``, at once if the trajectory tells, else when a volume's lines do;
     ``IncompleteScanError`` if a volume never ends, goes on after its end, or no image line comes at all;
     ``ReadoutError`` for a line outside the encoded matrix.
@@ -48,7 +55,7 @@ def assemble(
     Lines flagged as calibration alone enter the image only if the header calls the calibration embedded.
     """
     check_trajectory(header)
-    return _Assembler(header, averages, n_calibration_min).run(readouts)
+    return _Assembler(header, averages, n_calibration_min, frozenset(sentinel_steps), sentinel_flags).run(readouts)
 
 
 @dataclass(slots=True)
@@ -62,6 +69,7 @@ class _OpenVolume:
     k0_range: tuple[int, int]
     image: Lines = field(default_factory=Lines)
     embedded: Lines = field(default_factory=Lines)
+    sentinels: Lines = field(default_factory=Lines)
     margin: MarginNoise = field(default_factory=MarginNoise)
     averages: set[int] = field(default_factory=set)
 
@@ -76,10 +84,45 @@ class _OpenVolume:
         if _off_centre(readout, grid) < _off_centre(self.centre, grid):
             self.centre = readout
 
+    def withhold(self, line: Line) -> None:
+        """Keep a line apart; one that has fewer columns than the image's would cost the image some, and is dropped."""
+        if line.k0_range[0] <= self.k0_range[0] and line.k0_range[1] >= self.k0_range[1]:
+            self.sentinels.add((line.k2, line.k1), line.samples)
+
+    def with_sentinels(
+        self,
+        data: Complex64[np.ndarray, "coil k2 k1 k0"],
+        sampled: Bool[np.ndarray, "k2 k1"],
+        calibrated: Bool[np.ndarray, "k2 k1"],
+    ) -> tuple[Complex64[np.ndarray, "coil k2 k1 k0"], Bool[np.ndarray, "k2 k1"] | None]:
+        """Add the withheld lines that can serve: nothing else knows them, and all acquired partitions have them."""
+        if not self.sentinels.sums:
+            return data, None
+        mask = self.sentinels.mask(*sampled.shape) & ~(sampled | calibrated).any(axis=0)
+        mask &= mask.sum(axis=0) == sampled.any(axis=1).sum()
+        n_lost = len(self.sentinels.sums) - int(mask.sum())
+        if n_lost:
+            log.warning(
+                "%s: %d withheld lines cannot serve as sentinels, because the image or its calibration has them as "
+                "well or some partitions lack them", describe(self.index), n_lost,
+            )  # fmt: skip
+        withheld = self.sentinels.dense(*sampled.shape)
+        withheld[..., : self.k0_range[0]] = 0
+        withheld[..., self.k0_range[1] :] = 0
+        return np.where(mask[..., np.newaxis], withheld, data), mask if mask.any() else None
+
 
 class _Assembler:
-    def __init__(self, header: ScanHeader, averages: Averages, n_calibration_min: int) -> None:
+    def __init__(
+        self,
+        header: ScanHeader,
+        averages: Averages,
+        n_calibration_min: int,
+        sentinel_steps: frozenset[int],
+        sentinel_flags: int,
+    ) -> None:
         self._header, self._averages, self._n_calibration_min = header, averages, n_calibration_min
+        self._sentinel_steps, self._sentinel_flags = sentinel_steps, sentinel_flags
         self._grid = grid_of(header)
         self._open: dict[VolumeIndex, _OpenVolume] = {}
         self._closed: set[VolumeIndex] = set()
@@ -120,11 +163,19 @@ class _Assembler:
             readout = replace(readout, role="image and calibration")  # same contrast: lines like any other
         if readout.role == "calibration":
             self._calibration.add(index, (line.k2, line.k1), line.samples)
+        elif self._is_sentinel(readout):
+            self._volume(index, readout, line).withhold(line)
         else:
             self._volume(index, readout, line).add(readout, line, self._grid)
         if readout.last_of_volume:
             self._ends[index] += 1
         return index if index in self._open and self._is_complete(index) else None
+
+    def _is_sentinel(self, readout: Readout) -> bool:
+        marked = readout.k1 in self._sentinel_steps or bool(readout.flags & self._sentinel_flags)
+        if marked and readout.role != "image":
+            log.warning("line k1=%d is marked as a sentinel but serves as calibration: it stays one", readout.k1)
+        return marked and readout.role == "image"
 
     def _volume(self, index: VolumeIndex, readout: Readout, line: Line) -> _OpenVolume:
         if index not in self._open:
@@ -155,6 +206,7 @@ class _Assembler:
         if calibration is None:
             calibrated = central_block(sampled, self._n_calibration_min)
             calibration = data if (calibrated == sampled).all() else data * calibrated[..., np.newaxis]
+        data, sentinel = volume.with_sentinels(data, sampled, calibrated)
         scan_noise = self._noise.at(volume.dwell_us, self._header.system.noise_bandwidth_ratio)
         covariance, source = volume_noise(scan_noise, volume.margin, lines, grid, volume.k0_range)
         return KSpace(
@@ -170,6 +222,7 @@ class _Assembler:
             encoded=grid.space,
             header=self._header,
             time_stamp=volume.time_stamp,
+            sentinel=sentinel,
         )
 
     def _judge(self, sampled: Bool[np.ndarray, "k2 k1"], volume: _OpenVolume) -> None:

@@ -135,7 +135,7 @@ class OffResonance(Perturbation):
         segments = max(int(self.segments), 1)
 
         images = coil_images(kspace)
-        change = dephased(images, map_hz, time_s, segments, kspace.sampled) - encoded(images, kspace.sampled)
+        change = dephased(images, map_hz, time_s, segments, kspace.acquired) - encoded(images, kspace.acquired)
         calibration = kspace.calibration
         if has_separate_calibration(kspace):
             calibration = turn * dephased(to_image(calibration), map_hz, time_s, segments, kspace.calibrated)
@@ -262,7 +262,7 @@ def _multiplied(
     kspace: KSpace, factor: Complex64[np.ndarray, "y x"]
 ) -> tuple[Complex64[np.ndarray, "coil k2 k1 k0"], Complex64[np.ndarray, "coil k2 k1 k0"]]:
     """Return image and calibration lines as if the object were multiplied by a factor."""
-    data = kspace.data + encoded(coil_images(kspace) * (factor - 1), kspace.sampled)
+    data = kspace.data + encoded(coil_images(kspace) * (factor - 1), kspace.acquired)
     if not has_separate_calibration(kspace):
         return data, kspace.calibration
     return data, encoded(to_image(kspace.calibration) * factor, kspace.calibrated)
@@ -275,9 +275,10 @@ def _misfiled(kspace: KSpace, offset: int) -> KSpace:
     fixed = kspace.sampled & kspace.calibrated
     if np.array_equal(fixed, kspace.sampled):
         fixed = np.zeros_like(fixed)
-    targets = _rolled_off(kspace.sampled & ~fixed, offset) & ~fixed
+    staying = fixed | (kspace.acquired & ~kspace.sampled)  # sentinels keep their place
+    targets = _rolled_off(kspace.sampled & ~fixed, offset) & ~staying
     lines = np.where(targets[..., None], np.roll(kspace.data, offset, axis=2), 0)
-    data = np.where(fixed[..., None], kspace.data, lines)
+    data = np.where(staying[..., None], kspace.data, lines)
     return replace(kspace, data=data, sampled=fixed | targets)
 
 

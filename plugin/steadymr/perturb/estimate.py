@@ -45,13 +45,13 @@ def estimate_object(kspace: KSpace, n_iterations: int = 2) -> ObjectEstimate:
     """
     maps = coil_maps(kspace)
     lines = to_image(kspace.data, axes=(-1,))
-    image = _conjugate_gradients(maps, kspace.sampled, _combined(maps, to_image(lines, axes=PHASE_AXES)), n_iterations)
+    image = _conjugate_gradients(maps, kspace.acquired, _combined(maps, to_image(lines, axes=PHASE_AXES)), n_iterations)
     return ObjectEstimate(image=image, maps=maps)
 
 
 def coil_images(kspace: KSpace) -> CoilImages:
     """Return what each coil sees: exact of a fully sampled scan, else by way of an object estimate."""
-    if kspace.sampled.all() and columns(kspace).all():
+    if kspace.acquired.all() and columns(kspace).all():
         return to_image(kspace.data)
     estimate = estimate_object(kspace)
     return np.asarray(estimate.maps * estimate.image)
@@ -86,7 +86,7 @@ def coil_maps(kspace: KSpace) -> CoilImages:
 
 def _central_lines(kspace: KSpace) -> tuple[CoilImages, Bool[np.ndarray, "k2 k1"]]:
     """Return the gapless lines around zero frequency and where they lie, of the calibration or else of the image."""
-    for data, lines in ((kspace.calibration, kspace.calibrated), (kspace.data, kspace.sampled)):
+    for data, lines in ((kspace.calibration, kspace.calibrated), (kspace.data, kspace.acquired)):
         block = _central_block(lines)
         if np.count_nonzero(block.any(axis=0)) >= FEWEST_CALIBRATION_LINES:
             return np.where(block[..., None], data, 0), block

@@ -31,8 +31,8 @@ def to_frequency(data: Complex[np.ndarray, "*grid"], axes: tuple[int, ...] = ALL
 
 
 def acquired(kspace: KSpace) -> Bool[np.ndarray, "k2 k1"]:
-    """Return which lines were acquired at all, for the image or for calibration."""
-    return np.asarray(kspace.sampled | kspace.calibrated)
+    """Return which lines were acquired at all, for the image, for calibration or as sentinels."""
+    return np.asarray(kspace.acquired | kspace.calibrated)
 
 
 def columns(kspace: KSpace) -> Bool[np.ndarray, " k0"]:
@@ -77,7 +77,7 @@ def has_separate_calibration(kspace: KSpace) -> bool:
 
 def received(kspace: KSpace, data: AnyComplex, calibration: AnyComplex) -> KSpace:
     """Return k-space with other samples: zero where nothing was acquired, embedded calibration lines as in ``data``."""
-    image_lines = _kept(data, kspace.sampled, kspace.k0_range)
+    image_lines = _kept(data, kspace.acquired, kspace.k0_range)
     calibration_lines = _kept(calibration, kspace.calibrated, kspace.k0_range)
     once = embedded(kspace)
     calibration_lines[:, once] = image_lines[:, once]

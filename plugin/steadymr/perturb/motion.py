@@ -98,7 +98,7 @@ def moved(kspace: KSpace, shot: Int64[np.ndarray, "k2 k1"], poses: tuple[Pose, .
     data = kspace.data.copy()
     object_ = _object_seen(kspace, any(poses[number].angle_rad for number in active))
     for number in active:
-        k2, k1 = np.nonzero((shot == number) & kspace.sampled)
+        k2, k1 = np.nonzero((shot == number) & kspace.acquired)
         phase, lines = _displacement(kspace, poses[number])[k1], kspace.data[:, k2, k1]
         if object_ is None:
             data[:, k2, k1] = phase * lines
@@ -135,18 +135,27 @@ def _object_seen(kspace: KSpace, turning: bool) -> _ObjectSeen | None:
         return None
     estimate = estimate_object(kspace)
     maps = np.ascontiguousarray(estimate.maps.transpose(1, 3, 0, 2))
-    return _ObjectSeen(estimate.image, maps, encoded(estimate.maps * estimate.image, kspace.sampled))
+    return _ObjectSeen(estimate.image, maps, encoded(estimate.maps * estimate.image, kspace.acquired))
 
 
-def turned(image: Image, angle_rad: float, voxel_mm_xy: tuple[float, float]) -> Image:
-    """Return the image turned about the centre of the field of view from x towards y, by three Fourier shears."""
+def turned(
+    image: Image, angle_rad: float, voxel_mm_xy: tuple[float, float], moved_mm_xy: tuple[float, float] = (0.0, 0.0)
+) -> Image:
+    """Return the image turned about the centre of the field of view from x towards y, by three Fourier shears.
+
+    A displacement after the turn costs nothing more: along y it joins the second shear, and the third, whose rows have
+    moved by then, takes that along x.
+    """
     x_mm, y_mm = voxel_mm_xy
     n_y, n_x = image.shape[-2:]
-    along_x = _phase_ramps(-np.tan(angle_rad / 2) * y_mm / x_mm * _from_centre(n_y), n_x)
-    along_y = _phase_ramps(np.sin(angle_rad) * x_mm / y_mm * _from_centre(n_x), n_y).T
+    x_points, y_points = moved_mm_xy[0] / x_mm, moved_mm_xy[1] / y_mm
+    slope = -np.tan(angle_rad / 2) * y_mm / x_mm
+    along_x = _phase_ramps(slope * _from_centre(n_y), n_x)
+    along_y = _phase_ramps(np.sin(angle_rad) * x_mm / y_mm * _from_centre(n_x) + y_points, n_y).T
+    last = _phase_ramps(slope * (_from_centre(n_y) - y_points) + x_points, n_x) if any(moved_mm_xy) else along_x
     image = scipy.fft.ifftshift(image, axes=(-2, -1))
-    for phase, axis in ((along_x, -1), (along_y, -2), (along_x, -1)):
-        image = scipy.fft.ifft(scipy.fft.fft(image, axis=axis) * phase, axis=axis)
+    for phase, axis in ((along_x, -1), (along_y, -2), (last, -1)):
+        image = scipy.fft.ifft(scipy.fft.fft(image, axis=axis) * phase, axis=axis, overwrite_x=True)
     return np.asarray(scipy.fft.fftshift(image, axes=(-2, -1)))
 
 
@@ -156,16 +165,25 @@ def _from_centre(n_points: int) -> Float64[np.ndarray, " point"]:
 
 
 def _phase_ramps(moved_by: Float64[np.ndarray, " line"], n_points: int) -> Complex64[np.ndarray, "line point"]:
-    """Return exp(-2 pi i k d/N), uncentred, which moves what it multiplies in k-space by d points, for each d."""
-    angle = np.outer(moved_by, -2 * np.pi * _from_centre(n_points) / n_points).astype(np.float32)
-    return np.asarray(np.cos(angle) + 1j * np.sin(angle), dtype=np.complex64)
+    """Return exp(-2 pi i k d/N), uncentred, which moves what it multiplies in k-space by d points, for each d.
+
+    Phases of k and -k are conjugate, so that half of them are computed.
+    """
+    k = np.arange(n_points // 2 + 1)
+    angle = np.outer(moved_by, -2 * np.pi * k / n_points).astype(np.float32)
+    phases: np.ndarray = np.empty((len(moved_by), n_points), dtype=np.complex64)
+    half = phases[:, : len(k)]
+    half.real, half.imag = np.cos(angle), np.sin(angle)
+    n_negative = n_points // 2  # k = -N/2 ... -1, or from -(N-1)/2 if N is odd
+    phases[:, n_points - n_negative :] = half[:, n_negative:0:-1].conj()
+    return phases
 
 
 def _posed(kspace: KSpace, image: Image, pose: Pose) -> Image:
     """Return the object in a pose."""
     (n_x, n_y, _), (fov_x, fov_y, _) = kspace.encoded.matrix_xyz, kspace.encoded.fov_mm_xyz
     if pose.angle_rad:
-        image = turned(image, pose.angle_rad, (fov_x / n_x, fov_y / n_y))
+        return turned(image, pose.angle_rad, (fov_x / n_x, fov_y / n_y), (pose.x_mm, pose.y_mm))
     return to_image(to_frequency(image, axes=(-2, -1)) * _displacement(kspace, pose), axes=(-2, -1))
 
 

@@ -214,7 +214,7 @@ class Spikes(Perturbation):
 
     def perturb(self, kspace: KSpace, rng: np.random.Generator) -> KSpace:
         """Add the spikes; a spoilt line that serves as calibration too is spoilt there as well."""
-        places = np.argwhere(kspace.sampled[..., None] & columns(kspace))
+        places = np.argwhere(kspace.acquired[..., None] & columns(kspace))
         k2, k1, k0 = rng.choice(places, size=min(int(self.count), len(places)), replace=False).T
         largest = np.abs(kspace.data).max(axis=(1, 2, 3))
         turn = np.exp(2j * np.pi * rng.random((len(largest), len(k0))))

@@ -117,7 +117,8 @@ def overview_png(results: Sequence[SliceResult], *, map_max_percent: float = 20.
 def overview_title(result: SliceResult) -> str:
     """Return method, verdict and score, and whether the image was perturbed on purpose."""
     judged = judgement(result.stability)
-    verdict = "not scored" if judged["score"] is None else f"{judged['verdict']}, score {judged['score']:.2f}"
+    without = "not calibrated" if judged["verdict"] == "uncalibrated" else "not scored"
+    verdict = without if judged["score"] is None else f"{judged['verdict']}, score {judged['score']:.2f}"
     return f"{result.image.method}: {verdict}" + ("\nPERTURBED ON PURPOSE" if result.image.perturbations else "")
 
 

@@ -22,9 +22,10 @@ from steadymr.report.summary import judgement
 from steadymr.types import SampleSet, ScanHeader, SliceResult, VolumeIndex
 
 VERDICT_MEANINGS = {
-    "stable": "Repeated sampling agrees.",
-    "review": "Repeated sampling disagrees in places: look at the stability map before relying on detail.",
-    "unstable": "Repeated sampling disagrees: do not rely on these images.",
+    "stable": "Repeated sampling agrees, and nothing else speaks against these images.",
+    "review": "Repeated sampling disagrees in places, or an alarm sounded: see the reasons and the stability map.",
+    "unstable": "Repeated sampling disagrees, or the measurement contradicts it: do not rely on these images.",
+    "uncalibrated": "Nobody has compared such scans with the truth: what repeated sampling shows has no known meaning.",
     "unscored": "Nothing is known about the stability of these images.",
 }
 
@@ -47,6 +48,8 @@ class MethodRow:
     perturbed: bool
     image: Panel
     spread: Panel | None  #: None where nothing was judged
+    sensitivity: Panel | None  #: None without a site model
+    vulnerability: Panel | None  #: None unless asked for
     error: Panel | None
     samples: tuple[Panel, ...]
     n_not_finite: int
@@ -64,6 +67,11 @@ class VolumeSection:
     size: tuple[int, int] = (1, 1)
     reference: Panel | None = None
     rows: list[MethodRow] = field(default_factory=list)
+
+    @property
+    def evidence_names(self) -> list[str]:
+        """What was looked at for any of the methods, in the order it came up."""
+        return list(dict.fromkeys(name for row in self.rows for name in row.judgement["evidence"]))
 
 
 class ReportBuilder:
@@ -113,6 +121,7 @@ class ReportBuilder:
             .get_template("template.html.j2")
             .render(
                 summary=summary,
+                meanings=summary["evidence_meanings"],
                 scan=self._scan,
                 series=[_series_banner(one, summary) for one in summary["series"]],
                 research=any(one.get("content_qualification", "RESEARCH") != "PRODUCT" for one in summary["series"]),
@@ -152,6 +161,8 @@ class ReportBuilder:
             perturbed=bool(image.perturbations),
             image=self._grey(image.data, section, caption),
             spread=self._spread(result, section),
+            sensitivity=self._sensitivity(result, section),
+            vulnerability=self._vulnerability(result, section),
             error=self._error(result, section) if section.complete else None,
             samples=self._samples(result.samples, section) if section.complete else (),
             n_not_finite=int(np.count_nonzero(~np.isfinite(image.data))),
@@ -169,6 +180,22 @@ class ReportBuilder:
         return Panel(
             figures.data_uri(png), "stability map: how far samples differ from the image, % of local tissue signal"
         )
+
+    def _sensitivity(self, result: SliceResult, section: VolumeSection) -> Panel | None:
+        volume = result.stability.sensitivity_percent
+        if volume is None or not np.isfinite(figures.central_plane(volume)).any():
+            return None
+        png = figures.map_png(figures.central_plane(volume), self._map_max_percent, self._spread_palette, section.size)
+        caption = "sensitivity map: how far draws of the site's imperfections move the image, % of local tissue signal"
+        return Panel(figures.data_uri(png), caption)
+
+    def _vulnerability(self, result: SliceResult, section: VolumeSection) -> Panel | None:
+        volume = result.stability.vulnerability_percent
+        if volume is None or not np.isfinite(figures.central_plane(volume)).any():
+            return None
+        png = figures.map_png(figures.central_plane(volume), self._map_max_percent, self._spread_palette, section.size)
+        caption = "vulnerability map: how far crafted changes of the data move the image, % of local tissue signal"
+        return Panel(figures.data_uri(png), caption)
 
     def _error(self, result: SliceResult, section: VolumeSection) -> Panel | None:
         if result.reference is None or section.white is None:
@@ -247,7 +274,10 @@ def _looks(verdict: str | None) -> str:
 def _score(judged: Mapping[str, Any]) -> str:
     """The score in words where there is none: nothing that could be taken for a number."""
     score = judged.get("score")
-    if score is None or _looks(judged.get("verdict")) == "unscored" or not math.isfinite(score):
+    looks = _looks(judged.get("verdict"))
+    if looks == "uncalibrated":
+        return "not calibrated"
+    if score is None or looks == "unscored" or not math.isfinite(score):
         return "not scored"
     return f"{score:.2f}"
 

@@ -16,6 +16,8 @@ import numpy as np
 
 from steadymr.types import SliceResult, StabilityReport, TruthReport, Verdict
 
+WITHOUT_SCORE: tuple[Verdict, ...] = ("uncalibrated", "unscored")
+
 
 def image_entries(result: SliceResult) -> list[dict[str, Any]]:
     """Return the figures of one volume without its arrays: one entry for each plane along z.
@@ -33,7 +35,15 @@ def image_entries(result: SliceResult) -> list[dict[str, Any]]:
     }
     where = {"slice": index.slice, **{name: value for name, value in asdict(index).items() if name != "slice"}}
     entries = [
-        {**where, "z": z, "method": result.image.method, "spread_median_percent": tissue_median(spread), **shared}
+        {
+            **where,
+            "z": z,
+            "method": result.image.method,
+            "spread_median_percent": tissue_median(spread),
+            "interval_median_percent": _median_of(result.stability.interval_percent, z),
+            "sensitivity_median_percent": _median_of(result.stability.sensitivity_percent, z),
+            **shared,
+        }
         for z, spread in enumerate(result.stability.spread_percent)
     ]
     strict: list[dict[str, Any]] = to_strict(entries)
@@ -41,13 +51,18 @@ def image_entries(result: SliceResult) -> list[dict[str, Any]]:
 
 
 def judgement(stability: StabilityReport) -> dict[str, Any]:
-    """Return score, verdict, reasons and number of trials; without a finite score the verdict is ``unscored``."""
-    scored = stability.score is not None and math.isfinite(stability.score) and stability.verdict != "unscored"
-    verdict: Verdict = stability.verdict if scored else "unscored"
+    """Return score, verdict, reasons, evidence and number of trials.
+
+    Without a finite score the verdict is ``uncalibrated`` if it says so itself, and else ``unscored``.
+    """
+    scored = stability.score is not None and math.isfinite(stability.score) and stability.verdict not in WITHOUT_SCORE
+    without: Verdict = "uncalibrated" if stability.verdict == "uncalibrated" else "unscored"
     return {
         "score": stability.score if scored else None,
-        "verdict": verdict,
+        "verdict": stability.verdict if scored else without,
         "reasons": list(stability.reasons),
+        "agreement": stability.agreement,
+        "evidence": dict(stability.evidence),
         "n_samples": stability.n_samples,
         "n_noise_draws": stability.n_noise_draws,
     }
@@ -57,6 +72,10 @@ def tissue_median(spread_percent: np.ndarray) -> float | None:
     """Return the median over tissue, which is where the map is finite; None where there is no tissue."""
     tissue = spread_percent[np.isfinite(spread_percent)]
     return float(np.median(tissue)) if tissue.size else None
+
+
+def _median_of(volume_percent: np.ndarray | None, z: int) -> float | None:
+    return None if volume_percent is None else tissue_median(volume_percent[z])
 
 
 def summarise(
@@ -69,16 +88,18 @@ def summarise(
     timings_s: dict[str, float],
     warnings: Sequence[str],
     definition: str,
+    evidence_meanings: Mapping[str, str] | None = None,
     noise_source: str | None = None,
 ) -> dict[str, Any]:
     """Return the summary of a run from the entries of :func:`image_entries`, whose arrays may be gone by then.
 
     ``series`` has one entry for each DICOM series: method, description, n_images, score, verdict, sop_class.
-    ``definition`` says in words what the score means.
+    ``definition`` says in words what the score means, ``evidence_meanings`` what each piece of evidence does.
     """
     summary = {
         "version": version,
         "definition": definition,
+        "evidence_meanings": dict(evidence_meanings or {}),
         "input": input,
         "settings": settings,
         "series": [_without_false_score(one) for one in series],
@@ -134,8 +155,8 @@ def write(summary: dict[str, Any], path: Path) -> None:
 
 
 def _without_false_score(series: dict[str, Any]) -> dict[str, Any]:
-    """An unscored series has no score, whatever was handed in."""
-    return {**series, "score": None} if series.get("verdict") == "unscored" else dict(series)
+    """An unscored or uncalibrated series has no score, whatever was handed in."""
+    return {**series, "score": None} if series.get("verdict") in WITHOUT_SCORE else dict(series)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

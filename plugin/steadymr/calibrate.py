@@ -1,0 +1,234 @@
+"""Make a calibration: reconstruct fully sampled scans as if they had been accelerated, and compare with their truth."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+
+import torch
+
+from steadymr import __version__
+from steadymr.config import Settings
+from steadymr.errors import SettingsError
+from steadymr.fallback import Deadline
+from steadymr.judging import shipped_calibration
+from steadymr.models import Models, load_models
+from steadymr.perturb import parse_all
+from steadymr.planes import Plane, Run, conditions_of
+from steadymr.recon.problem import prepare
+from steadymr.reconstruct import reconstruct_plane
+from steadymr.simulate.scan import simulate_scan
+from steadymr.simulate.seeds import Purpose
+from steadymr.source.replay import open_scan
+from steadymr.stability.calibration import Calibration, write
+from steadymr.stability.fit import Observation, fit_method, misses
+from steadymr.stability.metrics import tissue_mask
+from steadymr.stability.score import DEFINITION_VERSION, local_signal, pixel_mm
+from steadymr.stopwatch import Stopwatch
+from steadymr.types import KSpace, SliceResult
+from steadymr.volumes import accelerated, whole
+
+FOV_MM = 230.0  #: of simulated heads
+MATRICES = (96, 96, 128, 96)
+COILS = (8, 16, 4, 12)
+SIGNAL_TO_NOISE = (80.0, 20.0, 40.0, 160.0)
+N_SENTINELS = 4  #: of a scan made to calibrate with, so that their false alarms are known
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One simulated head and the scanner that sees it."""
+
+    number: int
+    purpose: Purpose
+    matrix: int
+    n_coils: int
+    signal_to_noise: float
+
+    def simulate(self, path: Path) -> Path:
+        """Write its fully sampled scan."""
+        simulate_scan(
+            path,
+            seed=self.number,
+            purpose=self.purpose,
+            n_coils=self.n_coils,
+            matrix=(self.matrix, self.matrix),
+            pixel_mm=FOV_MM / self.matrix,
+            acceleration=1,
+            signal_to_noise=self.signal_to_noise,
+            contrast=None,
+            tilt_deg=float(self.number % 7 * 5 - 15),
+        )
+        return path
+
+
+def subjects(n: int, purpose: Purpose = "calibration") -> list[Subject]:
+    """Heads that go through coils, noise levels and matrices in turn, each at its own pace; contrasts are random."""
+    return [
+        Subject(
+            number,
+            purpose,
+            MATRICES[(number + number // 4) % 4],
+            COILS[number % 4],
+            SIGNAL_TO_NOISE[(number // 4) % 4],
+        )
+        for number in range(n)
+    ]
+
+
+def calibrate_simulated(
+    settings: Settings,
+    out: Path,
+    *,
+    n_subjects: int,
+    accelerations: Sequence[int],
+    n_processes: int = 1,
+    progress: Callable[[float, float | None, str], None] = lambda done, total, what: None,
+) -> Calibration:
+    """Calibrate with simulated heads, each at every acceleration; never with those that figures are reported on."""
+    refuse_in_use(out, settings)
+    heads = subjects(n_subjects)
+    tasks = [heads, repeat(settings), repeat(tuple(accelerations))]
+    return _calibrated(_mapped(_observe_subject, tasks, len(heads), n_processes, progress), "simulated heads", out)
+
+
+def calibrate_scans(
+    scans: Sequence[Path],
+    settings: Settings,
+    out: Path,
+    *,
+    accelerations: Sequence[int],
+    n_processes: int = 1,
+    progress: Callable[[float, float | None, str], None] = lambda done, total, what: None,
+) -> Calibration:
+    """Calibrate with a site's own fully sampled scans, each volume at every acceleration.
+
+    Raises SettingsError if there are too few images of an acceleration, if one of the scans is accelerated already, or
+    if ``out`` is in use.
+    """
+    refuse_in_use(out, settings)
+    tasks = [scans, repeat(settings), repeat(tuple(accelerations))]
+    made_from = f"{len(scans)} fully sampled scans"
+    return _calibrated(_mapped(_observe_file, tasks, len(scans), n_processes, progress), made_from, out)
+
+
+def refuse_in_use(out: Path, settings: Settings) -> None:
+    """Raise SettingsError if scores rest on this file: it would change their meaning without a new name."""
+    for used, why in (
+        (settings.stability.calibration, "the config names it"),
+        (shipped_calibration(), "it is shipped"),
+    ):
+        if used is not None and out.resolve() == used.resolve():
+            raise SettingsError(
+                f"{out} is in use ({why}): write to a new file, then name that in stability.calibration"
+            )
+
+
+def observe(full: KSpace, settings: Settings, models: Models) -> Iterator[Observation]:
+    """Images of one fully sampled volume, accelerated as the settings say, each with its true error."""
+    for plane, result in scored_planes(accelerated(full, settings), full, settings, models):
+        observation = observation_of(plane, result, run_of(settings, models))
+        if observation is not None:
+            yield observation
+
+
+def scored_planes(
+    kspace: KSpace, full: KSpace, settings: Settings, models: Models
+) -> Iterator[tuple[Plane, SliceResult]]:
+    """Every image of a volume that is compared with its full scan, and where it comes from; no calibration is used."""
+    run = run_of(settings, models)
+    for problem in prepare(kspace, device=models.device):
+        plane = Plane(kspace, problem)
+        for result in reconstruct_plane(plane, full, run, Deadline()):
+            yield plane, result
+
+
+def run_of(settings: Settings, models: Models) -> Run:
+    """A run without a calibration."""
+    return Run(settings, models, parse_all(settings.perturb), Stopwatch(), lambda what: None)
+
+
+def observation_of(plane: Plane, result: SliceResult, run: Run) -> Observation | None:
+    """What a calibration learns from one image; None where there is nothing to compare."""
+    stability, samples = result.stability, result.samples
+    if result.truth is None or samples is None or result.reference is None or stability.agreement is None:
+        return None
+    mean = samples.data.mean(axis=0)[0]
+    signal = local_signal(mean, tissue_mask(mean), pixel_mm(result.image))
+    return Observation(
+        conditions=conditions_of(plane, result.image.method, run),
+        agreement=stability.agreement,
+        evidence=stability.evidence,
+        ssim=result.truth.ssim,
+        misses=misses(result.image.data[0], result.reference[0], stability.spread_percent[0], signal),
+    )
+
+
+def fit(observations: Sequence[Observation], made_from: str) -> Calibration:
+    """A calibration of every method among the observations. Raises SettingsError if there are too few."""
+    methods = dict.fromkeys(one.conditions.method for one in observations)
+    if not methods:
+        raise SettingsError("no image could be compared with its full scan: is there tissue in these scans?")
+    fitted = [fit_method([one for one in observations if one.conditions.method == method]) for method in methods]
+    return Calibration(tuple(fitted), made_from, DEFINITION_VERSION, __version__)
+
+
+def _calibrated(observations: Sequence[Observation], made_from: str, out: Path) -> Calibration:
+    n_images = len(observations)
+    return write(fit(observations, f"{made_from}, {n_images} images"), out)
+
+
+def _mapped(
+    observe_one: Callable[..., list[Observation]],
+    tasks: Sequence[Iterable[object]],
+    n_tasks: int,
+    n_processes: int,
+    progress: Callable[[float, float | None, str], None],
+) -> list[Observation]:
+    observations: list[Observation] = []
+    progress(0, n_tasks, "calibrating")
+    for done, found in enumerate(_each(observe_one, tasks, n_processes), start=1):
+        observations.extend(found)
+        progress(done, n_tasks, "calibrating")
+    return observations
+
+
+def _each(
+    observe_one: Callable[..., list[Observation]], tasks: Sequence[Iterable[object]], n_processes: int
+) -> Iterator[list[Observation]]:
+    if n_processes == 1:
+        yield from map(observe_one, *tasks)
+        return
+    with ProcessPoolExecutor(n_processes, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        yield from pool.map(observe_one, *tasks)
+
+
+def _observe_subject(subject: Subject, settings: Settings, accelerations: tuple[int, ...]) -> list[Observation]:
+    with tempfile.TemporaryDirectory(prefix="steadymr-") as folder:
+        return _observe_file(subject.simulate(Path(folder) / "scan.h5"), settings, accelerations)
+
+
+def _observe_file(path: Path, settings: Settings, accelerations: tuple[int, ...]) -> list[Observation]:
+    models = load_models(settings)
+    observations: list[Observation] = []
+    with open_scan(path) as scan:
+        for full in whole(scan.readouts(), scan.header, settings):
+            for acceleration in accelerations:
+                wanted = accelerated_settings(settings, acceleration)
+                observations.extend(observe(full, wanted, models))
+    return observations
+
+
+def accelerated_settings(settings: Settings, acceleration: int, n_sentinels: int = N_SENTINELS) -> Settings:
+    """The same settings, to accelerate a full scan, keep some of its lines as sentinels, and look at it tempered too.
+
+    What is known of a clean scan's evidence then holds for scans with sentinels and without, tempered or not.
+    """
+    undersample = settings.undersample.model_copy(update={"acceleration": acceleration, "sentinels": n_sentinels})
+    stability = settings.stability.model_copy(update={"tempered": True})
+    return settings.model_copy(update={"undersample": undersample, "stability": stability})

@@ -1,0 +1,92 @@
+"""Calibrations made from numbers whose law is known, for tests that need no network."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from steadymr.config import Settings
+from steadymr.models import load_models
+from steadymr.planes import Plane, Run, conditions_of
+from steadymr.recon.networks import Denoiser
+from steadymr.recon.problem import prepare
+from steadymr.recon.weights import save_prior
+from steadymr.source.replay import open_scan
+from steadymr.stability.calibration import Calibration, write
+from steadymr.stability.conditions import Conditions
+from steadymr.stability.fit import SCALES, Observation, fit_method
+from steadymr.stability.score import DEFINITION_VERSION
+from steadymr.stopwatch import Stopwatch
+from steadymr.volumes import assembled
+
+N_PIXELS = 24
+CONDITIONS = Conditions(
+    method="diffusion",
+    anatomy="head",
+    acceleration=4.0,
+    n_coils=8,
+    noise_sd=0.02,
+    pixel_mm=1.8,
+    prior="p" * 64,
+    model="",
+    sampler="levels 20, samples 8",
+    reconstruction="",
+)
+
+
+def observation(rng: np.random.Generator, acceleration: float = 4.0) -> Observation:
+    """A clean scan: its error follows disagreement and misfit, its sentinels deviate by chance alone."""
+    disagreement, misfit = np.exp(rng.normal(-3, 0.7)), np.exp(rng.normal(0, 0.2))
+    error = disagreement * misfit * np.exp(rng.normal(0.3, 0.15))
+    conditions = replace(
+        CONDITIONS,
+        acceleration=acceleration,
+        n_coils=int(rng.integers(4, 17)),
+        noise_sd=float(np.exp(rng.uniform(-5, -3))),
+        pixel_mm=float(rng.uniform(1.8, 2.4)),
+    )
+    evidence = {"misfit": float(misfit), "sentinel": float(np.exp(rng.normal(0, 0.2)))}
+    missed = tuple(float(max(0.0, 0.5 - 0.1 * scale)) for scale in SCALES)
+    return Observation(conditions, 1 - float(disagreement), evidence, float(max(1 - error, 0.01)), missed)
+
+
+def observations(n: int, seed: int = 0) -> list[Observation]:
+    """Scans at R = 2 and 4 in turn."""
+    rng = np.random.default_rng(seed)
+    return [observation(rng, acceleration=2.0 + 2 * (number % 2)) for number in range(n)]
+
+
+@functools.cache
+def calibration_of(n: int) -> Calibration:
+    """A calibration from ``n`` such scans."""
+    return Calibration((fit_method(observations(n)),), f"{n} drawn numbers", "2", "0.0.0")
+
+
+def calibration_for_scan(scan: Path, settings: Settings, out: Path) -> Path:
+    """A calibration whose reach holds this scan under these settings; its figures are drawn numbers."""
+    models = load_models(settings)
+    run = Run(settings, models, (), Stopwatch(), lambda what: None)
+    with open_scan(scan) as opened:
+        kspace = next(iter(assembled(opened.readouts(), opened.header, settings)))
+    plane = Plane(kspace, next(iter(prepare(kspace))))
+    fitted = []
+    for method in settings.methods:
+        conditions = conditions_of(plane, method, run)
+        drawn = [replace(one, conditions=conditions) for one in observations(40)]
+        fitted.append(fit_method(drawn))
+    write(Calibration(tuple(fitted), "drawn numbers", DEFINITION_VERSION, "0.0.0"), out)
+    return out
+
+
+def small_prior(path: Path, *, broken: bool = False) -> Path:
+    """Weights of a tiny prior; broken ones hold NaN."""
+    torch.manual_seed(0)
+    denoiser = Denoiser((8, 16), n_blocks=1)
+    if broken:
+        for values in denoiser.parameters():
+            values.data.fill_(float("nan"))
+    return save_prior(denoiser, [(0.1, 0.05)], path)

@@ -1,0 +1,193 @@
+"""What a calibrated score promises: coverage, false alarms, and silence outside what was calibrated."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from calibrations import CONDITIONS, N_PIXELS, calibration_of, observation, observations
+
+from steadymr.errors import SettingsError
+from steadymr.stability.calibration import Judgement, judge, load, write
+from steadymr.stability.conditions import anatomy_name
+from steadymr.stability.fit import (
+    SCALES,
+    Observation,
+    conformal_quantile,
+    fit_method,
+    interval_scale,
+    misses,
+)
+from steadymr.stability.regression import Linear, cross_residuals, fit_linear
+
+
+def judged(one: Observation) -> Judgement:
+    found = judge(calibration_of(300), one.conditions, one.agreement, one.evidence)
+    assert isinstance(found, Judgement)
+    return found
+
+
+def test_nine_scans_of_ten_lie_above_their_score() -> None:
+    """The bound holds on scans that no one has fitted anything to, and is not idle either."""
+    new = observations(400, seed=7)
+    covered = np.mean([one.ssim >= judged(one).score for one in new])
+    assert 0.85 <= covered <= 0.95
+
+
+def test_the_score_ranks_scans_as_their_true_ssim_does() -> None:
+    """Agreement and evidence together order scans by error."""
+    new = observations(200, seed=8)
+    ranks = [np.argsort(np.argsort(values)) for values in ([judged(one).score for one in new], [o.ssim for o in new])]
+    assert np.corrcoef(*ranks)[0, 1] > 0.9
+
+
+def test_one_clean_scan_in_twenty_sounds_an_alarm() -> None:
+    """All alarms together keep to the false alarms they were given."""
+    alarms = np.mean([bool(judged(one).alarms) for one in observations(600, seed=9)])
+    assert 0.02 <= alarms <= 0.09
+
+
+def test_a_deviation_on_the_sentinels_sounds_and_lowers_the_score() -> None:
+    """What all samples share and the withheld lines contradict costs score, though the samples agree."""
+    clean = observation(np.random.default_rng(3))
+    attacked = replace(clean, evidence={**clean.evidence, "sentinel": 40.0})
+    assert judged(attacked).alarms[0].name == "sentinel"
+    assert judged(attacked).alarms[0].beyond_all
+    assert judged(attacked).score < judged(clean).score - 0.1
+    assert judged(attacked).interval_scale > judged(clean).interval_scale
+
+
+def test_a_scan_without_sentinels_is_judged_without_them() -> None:
+    """The other evidence has the false alarms for itself."""
+    new = [replace(one, evidence={"misfit": one.evidence["misfit"]}) for one in observations(400, seed=10)]
+    assert 0.02 <= np.mean([bool(judged(one).alarms) for one in new]) <= 0.09
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"anatomy": ""}, "nobody stated the body part"),
+        ({"anatomy": "knee"}, "the body part is knee"),
+        ({"acceleration": 3.0}, "the acceleration is 3.0, and calibrated are 2, 4"),
+        ({"n_coils": 32}, "32 coils"),
+        ({"noise_sd": 0.5}, "the noise is 0.5 of the signal"),
+        ({"pixel_mm": 0.4}, "pixels are 0.4 mm"),
+        ({"prior": "other"}, "the prior's weights are other"),
+        ({"model": "other"}, "the method's weights are other"),
+        ({"sampler": "levels 3"}, "drawn with levels 3"),
+        ({"reconstruction": "iterations 9"}, "made with iterations 9"),
+        ({"method": "supervised"}, "no calibration is for the method supervised"),
+    ],
+)
+def test_outside_what_was_calibrated_there_is_a_sentence_instead(change: dict[str, object], words: str) -> None:
+    """One condition that differs is enough, and it is named."""
+    found = judge(calibration_of(60), replace(CONDITIONS, **change), 0.95, observations(1)[0].evidence)
+    assert isinstance(found, str)
+    assert words in found
+
+
+def test_evidence_that_the_score_needs_must_be_there() -> None:
+    """A score is never made from half of what it was calibrated with."""
+    found = judge(calibration_of(60), CONDITIONS, 0.95, {})
+    assert found == "the calibration needs the evidence 'misfit', which this scan does not give"
+
+
+def test_no_calibration_no_score() -> None:
+    """Without a file there is a sentence."""
+    assert judge(None, CONDITIONS, 0.99, {}) == "there is no calibration"
+
+
+def test_a_calibration_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """And its checksum is that of its content."""
+    written = write(calibration_of(60), tmp_path / "sub" / "mine.json")
+    assert load(tmp_path / "sub" / "mine.json") == written
+    assert written.methods == calibration_of(60).methods
+    assert len(written.sha256) == 64
+
+
+def test_a_calibration_that_was_changed_is_refused(tmp_path: Path) -> None:
+    """One digit is enough."""
+    write(calibration_of(60), tmp_path / "mine.json")
+    content = json.loads((tmp_path / "mine.json").read_text())
+    content["methods"][0]["cells"][0]["correction"] += 1
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    with pytest.raises(SettingsError, match="was changed since it was written"):
+        load(tmp_path / "mine.json")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"kind": "steadymr stability calibration", "format": 99}'])
+def test_what_is_no_calibration_is_refused(tmp_path: Path, content: str) -> None:
+    """In one sentence."""
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(SettingsError):
+        load(tmp_path / "x.json")
+
+
+def test_too_few_scans_are_refused() -> None:
+    """A bound from a handful of scans would be none."""
+    with pytest.raises(SettingsError, match="needs 15 images of each acceleration"):
+        fit_method(observations(20))
+
+
+def test_scans_of_two_kinds_are_not_calibrated_together() -> None:
+    """Two sets of weights make two calibrations."""
+    mixed = [
+        replace(one, conditions=replace(one.conditions, prior=str(i % 2))) for i, one in enumerate(observations(60))
+    ]
+    with pytest.raises(SettingsError, match="must share"):
+        fit_method(mixed)
+
+
+def test_the_conformal_quantile_is_the_one_of_the_textbook() -> None:
+    """Rank ceil((n + 1)(1 - alpha)), and nothing if there are too few."""
+    assert conformal_quantile([float(i) for i in range(1, 10)], 0.1) == 9
+    assert conformal_quantile([float(i) for i in range(1, 20)], 0.1) == 18
+    assert conformal_quantile([float(i) for i in range(1, 9)], 0.1) == np.inf
+
+
+def test_intervals_hold_nine_pixels_of_ten_on_new_images() -> None:
+    """Errors twice the spread in size need a factor, and the one found serves images that it was not found on."""
+    rng = np.random.default_rng(5)
+    scale = interval_scale([misses(*_pixels(rng)) for _ in range(60)])
+    missed = [misses(*_pixels(rng))[SCALES.index(scale)] for _ in range(100)]
+    assert 0.04 <= np.mean(missed) <= 0.11
+
+
+def _pixels(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """An image, its truth, a spread that tells half the error, and the signal."""
+    truth = np.full((N_PIXELS, N_PIXELS), 100.0, np.float32)
+    spread_percent = rng.uniform(1, 5, truth.shape).astype(np.float32)
+    error = 2 * spread_percent * rng.standard_normal(truth.shape)
+    return (truth + error).astype(np.float32), truth, spread_percent, truth.astype(float)
+
+
+def test_weights_of_rising_features_are_never_negative() -> None:
+    """More evidence against an image never raises its score, whatever chance made of the calibration scans."""
+    rng = np.random.default_rng(0)
+    features = [{"a": float(a), "b": float(b)} for a, b in rng.standard_normal((50, 2))]
+    targets = [2 * one["a"] - one["b"] for one in features]
+    free, held = fit_linear(features, targets, ["a", "b"]), fit_linear(features, targets, ["a", "b"], ["a", "b"])
+    assert free.weights["b"] == pytest.approx(-1, abs=0.1)
+    assert held.weights.get("b", 0.0) >= 0
+    assert held.weights["a"] > 1
+
+
+def test_a_line_is_found_again() -> None:
+    """Intercept and weight of data without noise; the residuals of the folds are then small."""
+    features = [{"x": i / 10} for i in range(40)]
+    targets = [3 - 2 * one["x"] for one in features]
+    line = fit_linear(features, targets, ["x"])
+    assert isinstance(line, Linear)
+    assert line({"x": 1.0}) == pytest.approx(1.0, abs=0.1)
+    assert np.abs(cross_residuals(features, targets, ["x"])).max() < 0.3
+
+
+@pytest.mark.parametrize(
+    ("stated", "name"), [("HEAD", "head"), ("Brain", "head"), ("KNEE", "knee"), ("", ""), (" c_spine ", "cspine")]
+)
+def test_body_parts_have_one_name(stated: str, name: str) -> None:
+    """Upper case, lower case and synonyms are the same place."""
+    assert anatomy_name(stated) == name

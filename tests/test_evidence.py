@@ -1,0 +1,245 @@
+"""Evidence beside repeated sampling: each piece against a case where its right value is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scanner import coil_maps, ellipses, line_mask
+from scipy import stats
+
+from steadymr.recon import evidence
+from steadymr.recon.evidence import Sentinels
+from steadymr.recon.noise import complex_normal
+from steadymr.recon.operators import Sense, fft_centred
+from steadymr.recon.problem import Problem
+from steadymr.stability import evidence as words
+
+N, N_COILS, NOISE_SD = 32, 4, 0.02
+LINES = np.array([11, 21, 25])
+EYE = torch.eye(N_COILS, dtype=torch.complex64)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return NOISE_SD * complex_normal(shape, rng(seed), torch.device("cpu"))
+
+
+def problem(truth: torch.Tensor | None = None, seed: int = 0, maps: torch.Tensor | None = None) -> Problem:
+    """A noisy measurement of every second line of ``truth``."""
+    sense = Sense(coil_maps(N_COILS, N, N), line_mask(N, 2, 8))
+    truth = ellipses(N, N) if truth is None else truth
+    seen = fft_centred((sense.maps if maps is None else maps) * truth)
+    kspace = (seen + noise(N_COILS, N, N, seed=seed)) * sense.mask
+    return Problem(sense, kspace, torch.tensor(NOISE_SD), 0.3, 1.0)
+
+
+def sentinels(truth: torch.Tensor, seed: int = 1) -> Sentinels:
+    every = fft_centred(coil_maps(N_COILS, N, N) * truth)
+    return Sentinels(LINES, tuple(int(k) for k in LINES), (0, N), every[:, LINES] + noise(N_COILS, 3, N, seed=seed))
+
+
+def smooth_draws(n: int, seed: int, sd: float = 0.1) -> torch.Tensor:
+    """Complex images with correlated pixels, such as samples differ by."""
+    white = complex_normal((n, N, N), rng(seed), torch.device("cpu"))
+    y = (torch.arange(N) - N // 2).float()
+    window = torch.exp(-(y[:, None] ** 2 + y**2) / (2 * 6**2))
+    smooth = torch.fft.ifft2(torch.fft.fft2(white) * torch.fft.ifftshift(window))
+    return sd * smooth / smooth.abs().std()
+
+
+def test_predicted_lines_are_those_of_the_full_transform() -> None:
+    """Only the lines asked for are computed, and they are right."""
+    images = torch.stack([ellipses(N, N), 1j * ellipses(N, N)])
+    lines = evidence.predicted_lines(problem(), images, LINES)
+    expected = fft_centred(coil_maps(N_COILS, N, N) * images[:, None])[:, :, LINES]
+    np.testing.assert_allclose(lines.numpy(), expected.numpy(), atol=1e-5)
+
+
+def test_the_sentinel_statistic_is_one_if_the_truth_is_one_more_sample() -> None:
+    """Whatever the samples' spread; here it is five times the noise."""
+    found = []
+    for seed in range(8):
+        draws = ellipses(N, N) + smooth_draws(9, seed)
+        truth, samples = draws[0], draws[1:]
+        result = evidence.sentinel_evidence(problem(truth), sentinels(truth), samples, EYE, rng())
+        found.append(result.values["sentinel"])
+    assert np.mean(found) == pytest.approx(1, abs=0.15)
+
+
+def test_p_values_are_uniform_if_the_truth_is_one_more_sample() -> None:
+    """Coils and neighbours are correlated, so a chi-square would be wrong; the samples know how much."""
+    p_values = []
+    for seed in range(60):
+        draws = smooth_draws(9, seed)
+        predicted = evidence.predicted_lines(problem(), draws, LINES)
+        noisy = predicted[0] + noise(N_COILS, 3, N, seed=1000 + seed)
+        statistic = float(evidence.deviation(noisy, predicted[1:], torch.tensor(NOISE_SD)).mean())
+        left_out = evidence.left_out(predicted[1:], torch.tensor(NOISE_SD), rng(seed))
+        p_values.append(evidence.p_value(statistic, left_out, excess=0.0, scatter=0.0))
+    assert stats.kstest(p_values, "uniform").pvalue > 0.01
+
+
+def test_structure_that_all_samples_share_and_the_scan_does_not_have_is_seen() -> None:
+    """The samples agree as before; the withheld lines do not."""
+    truth = ellipses(N, N)
+    invented = torch.zeros_like(truth)
+    invented[10:14, 12:16] = 1.0
+    honest = truth + smooth_draws(8, 1, sd=0.01)
+    clean = evidence.sentinel_evidence(problem(), sentinels(truth), honest, EYE, rng())
+    caught = evidence.sentinel_evidence(problem(), sentinels(truth), honest + invented, EYE, rng())
+    assert clean.values["sentinel"] < 1.5
+    assert caught.values["sentinel"] > 2 * clean.values["sentinel"]
+    assert caught.places["sentinel_line"] in {f"line {k}" for k in LINES}
+    assert float(caught.places["sentinel"].split()[2]) < 0.05 < float(clean.places["sentinel"].split()[2])
+
+
+def test_a_faulty_coil_is_named() -> None:
+    """In the receiver's numbering."""
+    truth = ellipses(N, N)
+    samples = truth + smooth_draws(6, 0, sd=0.01)
+    lines = sentinels(truth)
+    lines.kspace[2] *= 1.5
+    found = evidence.sentinel_evidence(problem(), lines, samples, EYE, rng())
+    assert found.places["sentinel_coil"] == "coil 2"
+
+
+def test_a_sample_variance_known_to_be_too_small_is_corrected() -> None:
+    """Spreading the samples by the square root of the factor makes the statistic what it should be."""
+    truth = ellipses(N, N) + smooth_draws(1, 50)[0]
+    timid = ellipses(N, N) + smooth_draws(8, 3) / 4
+    plain = evidence.sentinel_evidence(problem(), sentinels(truth), timid, EYE, rng())
+    corrected = evidence.sentinel_evidence(problem(), sentinels(truth), timid, EYE, rng(), variance_factor=16.0)
+    assert plain.values["sentinel"] > 2
+    assert corrected.values["sentinel"] < 0.6 * plain.values["sentinel"]
+
+
+def test_the_residual_of_the_true_image_is_the_noise() -> None:
+    """In every coil and every band."""
+    found = evidence.residual_evidence(problem(), ellipses(N, N), EYE).values
+    assert found["residual"] == pytest.approx(1, abs=0.05)
+    assert found["residual_coil"] == pytest.approx(1, abs=0.15)
+    assert found["residual_band"] == pytest.approx(1, abs=0.15)
+
+
+def test_the_residual_says_which_coil_and_which_band() -> None:
+    """A coil that was wrong on the outer lines."""
+    wrong = problem()
+    wrong.kspace[1, :5] += 0.2 * wrong.sense.mask[:5]
+    found = evidence.residual_evidence(wrong, ellipses(N, N), EYE)
+    assert found.places == {"residual_coil": "coil 1", "residual_band": "the edge of k-space"}
+    assert found.values["residual_coil"] > 2 * found.values["residual"] > 2
+
+
+def test_what_the_maps_explain_leaves_only_noise_in_every_column() -> None:
+    """Degrees of freedom are counted exactly, so that the ratio is 1 for any object."""
+    found = np.array([list(evidence.misfit_evidence(problem(seed=seed)).values.values()) for seed in range(5)])
+    assert found[:, 0] == pytest.approx(1, abs=0.06)
+    assert found[:, 1].max() < 1.5
+
+
+def test_an_object_over_the_edge_of_the_field_of_view_is_seen_in_its_columns() -> None:
+    """Folded over, it is seen with two sensitivities at once, which one set of maps cannot explain."""
+    truth = torch.zeros(N, N, dtype=torch.complex64)
+    truth[:4, 10:14] = 1.0
+    folded = problem(ellipses(N, N))
+    other_side = torch.roll(coil_maps(N_COILS, N, N), N // 2, 1)
+    folded = replace(folded, kspace=folded.kspace + fft_centred(other_side * truth) * folded.sense.mask)
+    found = evidence.misfit_evidence(folded)
+    assert found.values["misfit_column"] > 3
+    assert int(found.places["misfit_column"].split()[1]) in range(9, 15)
+    fitted = evidence.misfit_evidence(problem(ellipses(N, N) + truth))
+    assert fitted.values["misfit_column"] < 1.5
+
+
+def test_misfit_says_nothing_where_columns_mix() -> None:
+    """An asymmetric echo."""
+    plain = problem()
+    mask = plain.sense.mask & (torch.arange(N) > 5)
+    asymmetric = replace(plain, sense=Sense(plain.sense.maps, mask), kspace=plain.kspace * mask)
+    assert evidence.misfit_evidence(asymmetric).values == {}
+
+
+def test_samples_that_differ_by_noise_alone_are_dispersed_by_as_much_in_measured_k_space() -> None:
+    """Energy is counted per sample of k-space where it was measured."""
+    plain = problem()
+    samples = ellipses(N, N) + noise(200, N, N)
+    found = evidence.dispersion_evidence(plain, samples).values
+    per_sample = float(plain.sense.normal(samples).abs().square().mean()) > 0
+    assert per_sample
+    measured = (plain.sense.forward(samples) - plain.sense.forward(samples).mean(0)).abs().square().sum() / 199
+    n_measured = N_COILS * N * int(plain.sense.mask.sum())
+    assert found["dispersion_measured"] == pytest.approx(float(measured) / n_measured / (2 * NOISE_SD**2), rel=1e-3)
+    assert found["dispersion_unmeasured"] > 0
+
+
+def test_tempering_is_the_shift_of_the_mean_in_units_of_the_spread() -> None:
+    """Two clouds of points whose distance is known."""
+    samples = ellipses(N, N) + smooth_draws(64, 0, sd=0.1)
+    spread = float((samples - samples.mean(0)).abs().square().sum() / 63) ** 0.5
+    shifted = samples + 2 * spread / N
+    assert evidence.tempering_evidence(samples, shifted).values["tempering"] == pytest.approx(2, rel=1e-3)
+
+
+def test_cyclic_consistency_of_a_true_image_is_about_the_noise() -> None:
+    """Other lines are measured, the reconstruction is right, and the acquired lines are met again."""
+    truth, seen = ellipses(N, N), []
+
+    def reconstruct(again: Problem) -> torch.Tensor:
+        seen.append(again.sense.mask[:, 0])
+        return truth
+
+    found = evidence.cyclic_evidence(problem(), truth, reconstruct, rng())
+    assert found.values["cyclic"] == pytest.approx(1, abs=0.05)
+    assert not torch.equal(seen[0], problem().sense.mask[:, 0])
+    assert seen[0][N // 2 - 3 : N // 2 + 3].all()
+
+
+def test_joining_sentinels_adds_their_lines_to_the_data() -> None:
+    """For an image that is made after the test."""
+    truth = ellipses(N, N)
+    plain, lines = problem(), sentinels(truth)
+    joined = evidence.joined(plain, lines)
+    assert int(joined.sense.mask.sum()) == int(
+        (plain.sense.mask[:, 0] | torch.isin(torch.arange(N), torch.tensor(LINES))).sum()
+    )
+    np.testing.assert_array_equal(joined.kspace[:, LINES].numpy(), lines.kspace.numpy())
+    assert not plain.kspace[:, LINES][:, ~plain.sense.mask[LINES, 0]].any()
+
+
+def test_every_number_has_a_meaning_and_words() -> None:
+    """What the reconstruction computes is what the report explains."""
+    truth = ellipses(N, N)
+    samples = truth + smooth_draws(6, 0)
+    plain = problem()
+    found = (
+        evidence.sentinel_evidence(plain, sentinels(truth), samples, EYE, rng())
+        | evidence.sentinel_deviation(plain, sentinels(truth), truth, samples)
+        | evidence.residual_evidence(plain, truth, EYE)
+        | evidence.misfit_evidence(plain)
+        | evidence.dispersion_evidence(plain, samples)
+        | evidence.tempering_evidence(samples, samples)
+        | evidence.cyclic_evidence(plain, truth, lambda again: truth, rng())
+    )
+    assert set(found.values) <= set(words.EVIDENCE)
+    assert all(np.isfinite(value) and value >= 0 for value in found.values.values())
+
+
+def test_only_what_is_notable_becomes_a_reason() -> None:
+    """With the place where it was found."""
+    reasons = words.reasons({"residual_coil": 3.2, "sentinel_line": 1.1}, {"residual_coil": "coil 5"})
+    assert reasons == ("receiver residual 3.2 x the noise on coil 5",)
+
+
+def test_samples_that_are_equal_do_not_differ() -> None:
+    """And an image resembles itself."""
+    image = np.abs(ellipses(N, N).numpy()).astype(np.float32)
+    mask = image > 0.1
+    assert words.differing_samples(np.stack([image] * 3), mask) == pytest.approx(0, abs=1e-6)
+    assert words.difference(image, image, mask) == pytest.approx(0, abs=1e-6)
+    assert words.difference(image, image * 0.5, mask) > 0.1
