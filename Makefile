@@ -9,7 +9,7 @@ OUT ?= runs/demo
 BIN := .venv/bin
 TORCH := 2.13.0
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
-DEBIAN_PACKAGES := ismrmrd-tools orthanc orthanc-dicomweb dcmtk openssl gcc libc6-dev
+DEBIAN_PACKAGES := ismrmrd-tools orthanc orthanc-dicomweb orthanc-webviewer chromium dcmtk openssl gcc libc6-dev docker-compose prometheus systemd
 
 help:
 	@echo "make demo     set up, simulate an accelerated brain scan, reconstruct and flag it; results in $(OUT)"
@@ -30,6 +30,8 @@ lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry plugin gadgets
+	$(BIN)/hadolint docker/Dockerfile docker/*/Dockerfile
 
 # Without a GPU the CPU build of torch is asked for by its exact version: whichever index is asked, a build that pulls
 # CUDA can't answer to that name. A machine with a GPU takes the default build.
@@ -63,7 +65,8 @@ debian-packages:
 	  if [ "$$(id -u)" = 0 ]; then sudo=""; elif sudo -n true 2>/dev/null; then sudo=sudo; \
 	  else echo "please run: sudo apt-get install -y$$missing" >&2; exit 1; fi; \
 	  $$sudo apt-get update -qq; $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; \
-	  case "$$missing" in *" orthanc"*) $$sudo systemctl disable --now orthanc >/dev/null 2>&1 || true;; esac; \
+	  for service in orthanc prometheus prometheus-node-exporter; do \
+	    case "$$missing" in *" $${service%%-*}"*) $$sudo systemctl disable --now $$service >/dev/null 2>&1 || true;; esac; done; \
 	fi
 
 # Builds the container without a container engine and runs it; needs root, and 15 minutes on a fresh machine.

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -15,10 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
@@ -289,12 +292,14 @@ class KeyPair:
     certificate: Path
 
 
-def mutual_tls_files(folder: Path) -> tuple[KeyPair, KeyPair, Path]:
-    """Ours, the PACS's (named pacs.test), and the certificate of the authority that signed both."""
+def mutual_tls_files(
+    folder: Path, names: tuple[str, str] = ("steadymr.test", "pacs.test")
+) -> tuple[KeyPair, KeyPair, Path]:
+    """Ours, the PACS's (by name), and the certificate of the authority that signed both."""
     authority = KeyPair(folder / "ca.key", folder / "ca.pem")
     make = [tool("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=authority"]
     _quietly([*make, "-keyout", authority.key, "-out", authority.certificate])
-    pairs = [_signed(folder, name, authority) for name in ("steadymr.test", "pacs.test")]
+    pairs = [_signed(folder, name, authority) for name in names]
     return pairs[0], pairs[1], authority.certificate
 
 
@@ -356,6 +361,102 @@ def commitment_scp(report_port: int, report: threading.Event) -> Iterator[str]:
         for thread in threads:
             thread.join()
         server.shutdown()
+
+
+@contextmanager
+def polite_scp() -> Iterator[str]:
+    """A PACS that stores, and reports on storage commitment on the association of the request only; gives its URL."""
+    from pynetdicom import AE, evt
+    from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+
+    threads: list[threading.Thread] = []
+
+    def tell(association: Any, request: Dataset) -> None:
+        time.sleep(0.1)  # after the response to the request
+        model, instance = StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+        association.send_n_event_report(request, 1, model, instance)
+
+    def act(event: Any) -> tuple[int, None]:
+        threads.append(threading.Thread(target=tell, args=(event.assoc, event.action_information)))
+        threads[-1].start()
+        return 0x0000, None
+
+    entity = AE(ae_title="POLITE")
+    entity.add_supported_context(MRImageStorage)
+    entity.add_supported_context(StorageCommitmentPushModel)
+    port = free_port()
+    handlers = [(evt.EVT_C_STORE, lambda event: 0x0000), (evt.EVT_N_ACTION, act)]
+    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+    try:
+        yield f"dimse://POLITE@127.0.0.1:{port}"
+    finally:
+        for thread in threads:
+            thread.join()
+        server.shutdown()
+
+
+@dataclass
+class TlsServer:
+    """What a DICOMweb server behind TLS saw."""
+
+    url: str
+    tokens: list[str] = field(default_factory=list)
+    clients: list[str] = field(default_factory=list)  #: common names in the certificates shown
+    stored: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def tls_web_server(pair: KeyPair, authority: Path, token: str, mutual: bool = False) -> Iterator[TlsServer]:
+    """STOW-RS over TLS: asks for ``token``, and with ``mutual`` for a certificate signed by ``authority``."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            seen.tokens.append(self.headers.get("Authorization", ""))
+            certificate = self.connection.getpeercert() or {}  # type: ignore[attr-defined]
+            seen.clients += [str(value) for (entry,) in certificate.get("subject", ()) for _, value in [entry]]
+            if seen.tokens[-1] != f"Bearer {token}":
+                return self._answer(401, b"")
+            boundary = self.headers["Content-Type"].rpartition("boundary=")[2].encode()
+            parts = [part.partition(b"\r\n\r\n")[2] for part in body.split(b"--" + boundary)[1:-1]]
+            uids = [str(pydicom.dcmread(BytesIO(part), force=True).SOPInstanceUID) for part in parts]
+            seen.stored += uids
+            items = [{"00081155": {"vr": "UI", "Value": [uid]}} for uid in uids]
+            return self._answer(200, json.dumps({"00081199": {"vr": "SQ", "Value": items}}).encode())
+
+        def _answer(self, status: int, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.certificate, pair.key)
+    if mutual:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(authority)
+
+    class Server(ThreadingHTTPServer):
+        def get_request(self) -> Any:
+            connection, address = super().get_request()
+            try:
+                return context.wrap_socket(connection, server_side=True), address
+            except OSError:
+                connection.close()
+                raise
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        seen = TlsServer(f"https://localhost:{server.server_address[1]}/dicom-web")
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield seen
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_weights_figures_curve_and_checkpoint(trained: Path) -> None:
     names = {path.name for path in trained.parent.iterdir()}
-    assert {"prior_small.safetensors", "checkpoint.safetensors", "loss.csv", "loss.png", "figures.json"} <= names
+    assert {"prior.safetensors", "checkpoint.safetensors", "loss.csv", "loss.png", "figures.json"} <= names
     figures = json.loads((trained.parent / "figures.json").read_text())
     loaded, _ = load_prior("cpu", trained)
     assert loaded.rmse_by_sigma == tuple((s, pytest.approx(r, abs=1e-6)) for s, r in figures["rmse_by_sigma"])
@@ -61,7 +61,7 @@ def test_a_run_that_was_interrupted_ends_with_the_same_weights(trained: Path, tm
 
     with pytest.raises(Interruption):
         train.train_prior(PRIOR, tmp_path, progress=stop_after_two)
-    assert not (tmp_path / "prior_small.safetensors").exists()
+    assert not (tmp_path / "prior.safetensors").exists()
     assert train.train_prior(PRIOR, tmp_path).read_bytes() == trained.read_bytes()
     assert (tmp_path / "loss.csv").read_text() == (trained.parent / "loss.csv").read_text()
 
@@ -157,4 +157,4 @@ def test_a_wrong_configuration_is_refused_with_its_path(tmp_path: Path, text: st
 
 def test_run_trains_what_is_asked(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(json.loads(PRIOR.model_dump_json())))
-    assert train.run("prior", tmp_path / "c.yaml", tmp_path / "out").name == "prior_small.safetensors"
+    assert train.run("prior", tmp_path / "c.yaml", tmp_path / "out").name == "prior.safetensors"

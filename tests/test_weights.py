@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from steadymr.errors import DeviceError, WeightsError
 from steadymr.recon import weights
 from steadymr.recon.networks import Denoiser, SupervisedUnet
+from steadymr.recon.varnet import SupervisedVarnet
 
 SIZE_LIMIT = 10 * 2**20
+CONFIGS = Path(__file__).parents[1] / "configs" / "train"
 
 
 def small_prior(path: Path) -> Denoiser:
@@ -51,6 +54,40 @@ def test_a_saved_unet_comes_back(tmp_path: Path) -> None:
     assert all(torch.equal(a, b.half().float()) for a, b in zip(loaded.parameters(), unet.parameters(), strict=True))
 
 
+def test_a_saved_varnet_comes_back(tmp_path: Path) -> None:
+    varnet = SupervisedVarnet(2, 4)
+    loaded, _ = weights.load_varnet("cpu", weights.save_varnet(varnet, tmp_path / "varnet.safetensors"))
+    assert (loaded.n_cascades, loaded.n_channels) == (2, 4)
+    assert all(torch.equal(a, b.half().float()) for a, b in zip(loaded.parameters(), varnet.parameters(), strict=True))
+
+
+def test_a_prior_of_any_size_loads_and_the_base_one_stays_below_16_mb(tmp_path: Path) -> None:
+    recipe = yaml.safe_load((CONFIGS / "prior_base.yaml").read_text())
+    base = Denoiser(tuple(recipe["channels"]), recipe["n_blocks"])
+    path = weights.save_prior(base, [], tmp_path / "mine.safetensors")
+    assert weights.load_prior("cpu", path)[0].unet.channels == base.unet.channels
+    assert path.stat().st_size < 16e6
+    assert sum(p.numel() for p in base.parameters()) > 7e6
+
+
+def test_what_does_not_come_with_steadymr_is_said_to_need_training() -> None:
+    with pytest.raises(WeightsError, match=r"prior_base does not come .* train it with configs/train/prior_base\.yaml"):
+        weights.load_prior("cpu", name="prior_base")
+
+
+def test_a_file_says_itself_what_it_is_for(tmp_path: Path) -> None:
+    small_prior(tmp_path / "a.safetensors")
+    weights.save_varnet(SupervisedVarnet(1, 4), tmp_path / "b.safetensors")
+    assert [weights.kind_of(tmp_path / name) for name in ("a.safetensors", "b.safetensors")] == ["prior", "varnet"]
+    assert weights.kind_of(weights.weights_folder() / "prior_small.safetensors") == "prior"
+
+
+def test_weights_of_an_unknown_kind_are_refused(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", {weights.METADATA_KEY: json.dumps({"kind": "gan"})})
+    with pytest.raises(WeightsError, match="kind 'gan', expected 'prior', 'unet' or 'varnet'"):
+        weights.kind_of(tmp_path / "x.safetensors")
+
+
 def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
     paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
     for path in paths:
@@ -82,7 +119,7 @@ def test_the_description_tells_sound_from_missing(folder: Path) -> None:
 
 def test_weights_of_the_other_network_are_refused(tmp_path: Path) -> None:
     small_prior(tmp_path / "prior.safetensors")
-    with pytest.raises(WeightsError, match="kind 'prior_small', expected 'unet'"):
+    with pytest.raises(WeightsError, match="kind 'prior', expected 'unet'"):
         weights.load_unet("cpu", tmp_path / "prior.safetensors")
 
 

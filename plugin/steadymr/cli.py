@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,9 +13,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from steadymr import __version__, cli_delivery
+from steadymr import __version__, cli_audit, cli_calibrate, cli_delivery
 from steadymr.config import METHODS, Settings, load_settings
-from steadymr.errors import SteadymrError
+from steadymr.errors import SettingsError, SteadymrError
 from steadymr.progress import progress_bar
 
 app = typer.Typer(
@@ -34,6 +33,11 @@ app.add_typer(train_app, name="train")
 app.add_typer(list_app, name="list")
 app.add_typer(cli_delivery.outbox_app, name="outbox")
 app.command()(cli_delivery.send)
+app.command()(cli_calibrate.calibrate)
+app.command()(cli_audit.audit)
+list_app.command("methods")(cli_audit.list_methods)
+list_app.command("site-models")(cli_audit.list_site_models)
+list_app.command("sites", hidden=True)(cli_audit.list_site_models)
 
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for dicom/, report.html and summary.json.")]
 ConfigOption = Annotated[
@@ -48,6 +52,12 @@ SamplesOption = Annotated[
     typer.Option("--samples", help="Posterior samples that score each image, at least 4; 0 leaves images unscored."),
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
+FastOption = Annotated[
+    bool, typer.Option("--fast", help="10 network evaluations and 16 samples an image; other options win.")
+]
+QualityOption = Annotated[
+    bool, typer.Option("--quality", help="30 network evaluations and 16 to 32 samples an image; other options win.")
+]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Same seed, same pixels and same UIDs.")]
 
 
@@ -59,14 +69,22 @@ def _common(verbose: Annotated[bool, typer.Option("--verbose", help="Log what ea
 
 @app.command()
 def replay(
-    scan: Annotated[Path, typer.Argument(metavar="SCAN.h5", help="ISMRMRD file, group 'dataset'.")],
+    scan: Annotated[
+        Path, typer.Argument(metavar="SCAN.h5|DIR", help="ISMRMRD file, group 'dataset', or a folder of such files.")
+    ],
     out: OutOption,
     config: ConfigOption = None,
     method: MethodOption = None,
     samples: SamplesOption = None,
+    fast: FastOption = False,
+    quality: QualityOption = False,
     undersample: Annotated[
         int | None,
         typer.Option("--undersample", metavar="R", help="Keep every R-th line of a full scan; report the true error."),
+    ] = None,
+    sentinels: Annotated[
+        int | None,
+        typer.Option("--sentinels", metavar="N", help="With --undersample: measured lines withheld to test the image."),
     ] = None,
     reference: Annotated[
         Path | None, typer.Option("--reference", help="Full scan of the same object: report the true error against it.")
@@ -77,35 +95,61 @@ def replay(
             "--perturb", metavar="NAME=VALUE", help="Inject an imperfection; see 'steadymr list perturbations'."
         ),
     ] = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option("--weights", help="Weights of your own, one file or several: each says itself what it is for."),
+    ] = None,
     device: DeviceOption = None,
     seed: SeedOption = None,
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            "--study", metavar="FILE|DIR", help="DICOM series of the same exam: patient and study are taken from it."
+        ),
+    ] = None,
+    deidentify: Annotated[
+        bool, typer.Option("--deidentify", help="Write nothing that leads to the patient, for research exports.")
+    ] = False,
     to: Annotated[
         str | None, typer.Option("--to", help="Then send the series: a destination of the config, or a URL.")
     ] = None,
     outbox: cli_delivery.OutboxOption = cli_delivery.DEFAULT_OUTBOX,
+    ray: cli_audit.RayOption = None,
 ) -> None:
-    """Reconstruct a file, score every image, and write one DICOM series per method, a report and a summary."""
+    """Reconstruct a file, score every image, and write one DICOM series per method, a report and a summary.
+
+    Of a folder, every file is replayed into a folder of its own inside --out.
+    """
     where = None if to is None else cli_delivery.destination(to, config)
     overrides = _given(
-        methods=method, samples=samples, perturb=perturb, device=device, seed=seed,
-        undersample=None if undersample is None else {"acceleration": undersample},
-    )  # fmt: skip
-    _replay(scan, out, load_settings(config, overrides), reference)
+        methods=method, samples=samples, perturb=perturb, device=device, seed=seed, preset=_preset(fast, quality),
+        undersample=_given(acceleration=undersample, sentinels=sentinels) or None,
+        identity=None if study is None else {"source": "study", "study": study},
+        dicom={"deidentify": True} if deidentify else None,
+    ) | _settings_for(weights or [])  # fmt: skip
+    settings = load_settings(config, overrides)
+    if scan.is_dir() or ray is not None:
+        sent = cli_audit.replay_folder(scan, out, settings, reference, ray)
+    else:
+        _replay(scan, out, settings, reference)
+        sent = [out / "dicom"]
     if where is not None:
-        cli_delivery.deliver([out / "dicom"], where, outbox)
+        cli_delivery.deliver(sent, where, outbox)
 
 
 @app.command()
 def demo(
     out: OutOption,
     samples: SamplesOption = None,
+    fast: FastOption = False,
+    quality: QualityOption = False,
     device: DeviceOption = None,
     seed: SeedOption = None,
 ) -> None:
     """Simulate an accelerated 8-coil brain scan, write it as ISMRMRD, and replay it beside its full scan."""
     from steadymr.demo import simulate_demo_scans
 
-    settings = load_settings(None, _given(samples=samples, device=device, seed=seed))
+    settings = load_settings(None, _given(samples=samples, device=device, seed=seed, preset=_preset(fast, quality)))
     with Console(stderr=True).status("simulating a scan"):
         scans = simulate_demo_scans(out / "scan", seed=settings.seed)
     _replay(scans.accelerated, out, settings, scans.full)
@@ -127,8 +171,10 @@ def check(as_json: Annotated[bool, typer.Option("--json", help="For programs.")]
 
 @app.command()
 def serve(
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="Port for Gadgetron, MRD and FIRE clients.")] = 9002,
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on; default 127.0.0.1.")] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", help="Port for Gadgetron, MRD and FIRE clients; default 9002.")
+    ] = None,
     health_port: Annotated[
         int | None, typer.Option("--health-port", help="Port for /healthz, /readyz and /metrics.")
     ] = None,
@@ -140,14 +186,11 @@ def serve(
     """Stay resident with the networks loaded, and reconstruct what Gadgetron, MRD and FIRE clients send."""
     from steadymr.serve import serve as run
     from steadymr.source.wire.json_log import JsonFormatter
-    from steadymr.source.wire.server import ServerSettings
 
     logging.getLogger().setLevel(logging.INFO)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(JsonFormatter())
-
-    where = ServerSettings(host=host, port=port, health_port=health_port)
-    run(load_settings(config), replace(where, allowed_peers=tuple(allow)) if allow else where)
+    run(load_settings(config, {"serve": _given(host=host, port=port, health_port=health_port, allow=allow)}))
 
 
 @list_app.command("perturbations")
@@ -166,45 +209,38 @@ def list_perturbations(as_json: Annotated[bool, typer.Option("--json", help="For
             typer.echo(f"    {named:44} {facts.low:g} to {facts.high:g} {facts.unit}{assumed}: {facts.meaning}")
 
 
-@list_app.command("methods")
-def list_methods() -> None:
-    """Reconstruction methods that --method can name."""
-    from steadymr.reconstruct import METHOD_DESCRIPTIONS
-
-    for name, description in METHOD_DESCRIPTIONS.items():
-        typer.echo(f"{name:12} {description}")
-
-
-@list_app.command("sites")
-def list_sites() -> None:
-    """Site models: named sets of imperfections, each with ranges to draw from."""
-    from steadymr.perturb import site
-
-    for name, path in site.shipped().items():
-        typer.echo(f"{name:14} {site.load(path).description}")
-
-
-def _train(kind: Literal["prior", "unet"], config: Path, out: Path) -> None:
+def _train(kind: Literal["prior", "unet", "varnet"], config: Path, out: Path, device: str) -> None:
+    from steadymr.models import choose_device
     from steadymr.train import run
 
+    device = choose_device(device)
     with progress_bar() as advance:
-        run(kind, config, out, lambda step, n_steps, loss: advance(step, n_steps, f"loss {loss:.4f}"))
+        run(kind, config, out, lambda step, n_steps, loss: advance(step, n_steps, f"loss {loss:.4f}"), device=device)
 
 
 TrainConfig = Annotated[Path, typer.Option("--config", help="A recipe such as those in configs/train/.")]
-TrainOut = Annotated[Path, typer.Option("--out", help="Folder for checkpoints, weights and loss curve; resumes there.")]
+TrainOut = Annotated[
+    Path, typer.Option("--out", help="Folder for checkpoints, weights, figures and pictures; resumes there.")
+]
+TrainDevice = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="auto, cpu or cuda.")]
 
 
 @train_app.command("prior")
-def train_prior(config: TrainConfig, out: TrainOut) -> None:
-    """Train the diffusion prior on simulated anatomy."""
-    _train("prior", config, out)
+def train_prior(config: TrainConfig, out: TrainOut, device: TrainDevice = "auto") -> None:
+    """Train the diffusion prior on simulated anatomy, or on scans of your own."""
+    _train("prior", config, out, device)
 
 
 @train_app.command("unet")
-def train_unet(config: TrainConfig, out: TrainOut) -> None:
-    """Train the supervised U-Net on simulated accelerated scans."""
-    _train("unet", config, out)
+def train_unet(config: TrainConfig, out: TrainOut, device: TrainDevice = "auto") -> None:
+    """Train the supervised U-Net on accelerated scans, simulated or made from your own."""
+    _train("unet", config, out, device)
+
+
+@train_app.command("varnet")
+def train_varnet(config: TrainConfig, out: TrainOut, device: TrainDevice = "auto") -> None:
+    """Train the unrolled supervised network on accelerated scans, simulated or made from your own."""
+    _train("varnet", config, out, device)
 
 
 def main() -> None:
@@ -219,19 +255,23 @@ def main() -> None:
 
 
 def _one_value_each(arguments: list[str]) -> list[str]:
-    """``--method a b`` and ``--perturb x=1 y=2`` as ``--method a --method b`` and so on, which is what click reads."""
+    """``--method a b``, ``--perturb x=1 y=2`` and ``--scans a b`` as ``--method a --method b`` and so on, for click."""
     spread: list[str] = []
     option = ""
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if argument.startswith("-"):
-            option = argument if argument in ("--method", "--perturb") else ""
-        elif before != option and _is_value_of(option, argument):
+            option = argument if argument in ("--method", "--methods", "--perturb", "--scans") else ""
+        elif before != option and _is_value_of(option, argument, in_audit="audit" in arguments[:2]):
             spread.append(option)
         spread.append(argument)
     return spread
 
 
-def _is_value_of(option: str, argument: str) -> bool:
+def _is_value_of(option: str, argument: str, *, in_audit: bool) -> bool:
+    if option == "--scans":
+        return True
+    if option == "--methods" or (option == "--perturb" and in_audit and argument.isidentifier()):
+        return argument.isidentifier()
     return argument in METHODS if option == "--method" else bool(option) and "=" in argument
 
 
@@ -241,6 +281,20 @@ def _replay(scan: Path, out: Path, settings: Settings, reference: Path | None) -
 
         summary = run(scan, out, settings, reference=reference, progress=advance)
     _print_summary(summary, out)
+
+
+def _settings_for(weights: list[Path]) -> dict[str, Any]:
+    if not weights:
+        return {}
+    from steadymr.models import settings_for  # loads torch, which takes seconds
+
+    return settings_for(weights)
+
+
+def _preset(fast: bool, quality: bool) -> str | None:
+    if fast and quality:
+        raise SettingsError("--fast and --quality exclude each other: give one of them")
+    return "fast" if fast else "quality" if quality else None
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Complex64, Float32
@@ -25,8 +25,37 @@ class Likelihood:
 
     sense: Sense
     adjoint: Complex64[Tensor, "sample y x"]  #: A^H kspace
+    energy: Float32[Tensor, "sample"]  #: |kspace|^2
     noise_sd: Float32[Tensor, "sample"]
     n_iterations: int = N_ITERATIONS
+
+    @classmethod
+    def of(
+        cls, sense: Sense, kspace: Complex64[Tensor, "sample coil y x"], noise_sd: Float32[Tensor, "sample"]
+    ) -> Likelihood:
+        """What is said by k-space that is zero where nothing was acquired; one version of it for each sample."""
+        energy = (kspace.real.square() + kspace.imag.square()).sum((-3, -2, -1))
+        return cls(sense, sense.adjoint(kspace), energy, noise_sd)
+
+    def repeated(self, n: int) -> Likelihood:
+        """The same data for each of ``n`` samples."""
+        return replace(
+            self,
+            adjoint=self.adjoint.expand(n, -1, -1),
+            energy=self.energy.expand(n),
+            noise_sd=self.noise_sd.expand(n),
+        )
+
+    def joined(self, other: Likelihood) -> Likelihood:
+        """These samples' data, then the other's, of the same scan."""
+        pairs = ((self.adjoint, other.adjoint), (self.energy, other.energy), (self.noise_sd, other.noise_sd))
+        adjoint, energy, noise_sd = (torch.cat(pair) for pair in pairs)
+        return replace(self, adjoint=adjoint, energy=energy, noise_sd=noise_sd)
+
+    def residual_energy(self, images: Complex64[Tensor, "sample y x"]) -> Float32[Tensor, "sample"]:
+        """``|A x - kspace|^2``."""
+        inner = (images.conj() * (self.sense.normal(images) - 2 * self.adjoint)).real.sum((-2, -1))
+        return self.energy + inner
 
     def mean(self, guess: Complex64[Tensor, "sample y x"], guess_sd: float) -> Complex64[Tensor, "sample y x"]:
         """``M (A^H kspace / noise_sd^2 + guess / guess_sd^2)``."""

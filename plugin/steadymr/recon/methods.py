@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Complex64
+from jaxtyping import Complex64, Float32
 from torch import Tensor
 
 from steadymr.errors import DeviceError, ReconError
@@ -15,10 +15,12 @@ from steadymr.recon.coils import combine_coils
 from steadymr.recon.likelihood import Likelihood
 from steadymr.recon.operators import cg_sense, fft_centred, ifft_centred
 from steadymr.recon.problem import Problem, redraw_noise, whitened_slice
-from steadymr.recon.samplers import SIGMA_MAX, SIGMA_MIN, Denoiser, noise_levels, preconditioned_langevin
+from steadymr.recon.samplers import SIGMA_MAX, SIGMA_MIN, Denoiser, Sampler, noise_levels, preconditioned_langevin
 from steadymr.types import KSpace, Space
 
 Network: TypeAlias = Callable[[Tensor], Tensor]  #: (sample 2 y x) CG-SENSE images -> (sample 2 y x) estimates
+UnrolledNetwork: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(sample coil y x) k-space, (coil y x) maps and (y x) mask -> (sample y x) estimates"""
 
 REGULARISATION = 6.0  #: in units of the noise variance over the mean signal power, see `classical`
 NETWORK_REGULARISATION = 1.0  #: of the image that the supervised network was trained to improve
@@ -49,6 +51,13 @@ def supervised(problem: Problem, network: Network) -> Complex64[Tensor, "y x"]:
     return _finite(torch.complex(channels[0], channels[1]) * problem.support, "the supervised network")
 
 
+def supervised_varnet(problem: Problem, network: UnrolledNetwork) -> Complex64[Tensor, "y x"]:
+    """The unrolled network's estimate from the measured k-space."""
+    with torch.no_grad():
+        image = network(problem.kspace[None], problem.sense.maps, problem.sense.mask)[0]
+    return _finite(image * problem.support, "the supervised network")
+
+
 def posterior_samples(
     problem: Problem,
     denoiser: Denoiser,
@@ -58,6 +67,7 @@ def posterior_samples(
     generator: torch.Generator,
     n_levels: int = N_LEVELS,
     sigma_max: float = SIGMA_MAX,
+    sampler: Sampler = preconditioned_langevin,
 ) -> Complex64[Tensor, "sample y x"]:
     """Images that prior and data allow, drawn all in one batch; zero outside the coils' support.
 
@@ -69,6 +79,7 @@ def posterior_samples(
         generator: the only source of randomness.
         n_levels: noise levels, one evaluation of the denoiser each.
         sigma_max: the first level; the image's 99th percentile is 1.
+        sampler: one of `steadymr.recon.samplers`, or to compare with, of `steadymr.recon.rivals`.
 
     Raises:
         ReconError: if the result is not finite.
@@ -78,7 +89,7 @@ def posterior_samples(
         with torch.no_grad():
             likelihood, start = _likelihood(problem, n_samples, n_noise_draws, generator)
             levels = noise_levels(n_levels, sigma_max, _last_level(problem))
-            samples = preconditioned_langevin(denoiser, likelihood, start, levels=levels, generator=generator)
+            samples = sampler(denoiser, likelihood, start, levels=levels, generator=generator)
             return _finite(samples * problem.support, "the posterior sampler")
     except torch.cuda.OutOfMemoryError as error:
         raise DeviceError(
@@ -98,20 +109,28 @@ def _likelihood(
     if not 0 <= n_noise_draws <= n_samples:
         raise ValueError(f"of {n_samples} samples, {n_noise_draws} cannot have their noise redrawn")
     n_measured = n_samples - n_noise_draws
+    measured = Likelihood.of(problem.sense, problem.kspace[None], problem.noise_sd[None]).repeated(n_measured)
+    start = classical(problem).expand(n_measured, -1, -1)
+    if not n_noise_draws:
+        return measured, start
     noisier = redraw_noise(problem, n_noise_draws, generator)
-    parts = [(problem.sense.adjoint(problem.kspace).expand(n_measured, -1, -1), problem.noise_sd.expand(n_measured))]
-    starts = [classical(problem).expand(n_measured, -1, -1)]
-    if n_noise_draws:
-        parts.append((problem.sense.adjoint(noisier.kspace), noisier.noise_sd))
-        starts.append(classical(noisier))
-    adjoint, noise_sd = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return Likelihood(problem.sense, adjoint, noise_sd), torch.cat(starts)
+    redrawn = Likelihood.of(problem.sense, noisier.kspace, noisier.noise_sd)
+    return measured.joined(redrawn), torch.cat([start, classical(noisier)])
 
 
 def fully_sampled(full: KSpace, problem: Problem) -> Complex64[Tensor, "y x"]:
     """The same slice from the full scan, coils combined with the problem's maps: what undersampling is judged by."""
     kspace = whitened_slice(full, problem.z).to(problem.kspace.device)
     return _finite(combine_coils(kspace / problem.scale, problem.sense.maps), "the coil combination")
+
+
+def root_sum_of_squares(kspace: KSpace, z: int) -> Float32[Tensor, "y x"]:
+    """One slice without coil maps, on the recon grid in the receiver's units; lines that are missing count as zero."""
+    images = ifft_centred(whitened_slice(kspace, z))
+    combined: Tensor = torch.linalg.vector_norm(to_recon_grid(images, kspace.encoded, kspace.header.recon), dim=0)
+    if not np.isfinite(float(combined.sum())):
+        raise ReconError("expected a finite image, but the channels hold NaN or infinity; look at the raw data")
+    return combined
 
 
 def to_recon_grid(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Complex64, Float32
+from jaxtyping import Bool, Complex64, Float32, Int64
 from torch import Tensor
 
 from steadymr.errors import CalibrationError, ReconError
@@ -138,9 +138,12 @@ def redraw_noise(problem: Problem, n: int, generator: torch.Generator) -> Proble
     )
 
 
-def whitened_slice(kspace: KSpace, z: int) -> Complex64[Tensor, "coil y x"]:
-    """K-space of one slice, its noise of standard deviation 1 per real channel."""
-    return _whitened(kspace, kspace.data, "the k-space")[:, z]
+def whitened_slice(
+    kspace: KSpace, z: int, lines: Int64[np.ndarray, " line"] | None = None
+) -> Complex64[Tensor, "coil line x"]:
+    """K-space of one slice, or some lines of it, its noise of standard deviation 1 per real channel."""
+    data = kspace.data if lines is None else kspace.data[:, :, lines]
+    return _whitened(kspace, data, "the k-space")[:, z]
 
 
 def _whitened(

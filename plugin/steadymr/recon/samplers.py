@@ -18,6 +18,8 @@ from steadymr.recon.likelihood import Likelihood
 from steadymr.recon.noise import complex_normal
 
 Denoiser: TypeAlias = Callable[[Tensor, Tensor], Tensor]  #: (sample 2 y x), sigma (sample) -> (sample 2 y x)
+#: Denoiser, likelihood and starting images in, images out; ``levels`` and ``generator`` by name.
+Sampler: TypeAlias = Callable[..., Tensor]
 
 SIGMA_MAX = 0.5  #: the image's 99th percentile is 1; a start from the classical image needs no more
 SIGMA_MIN = 0.01  #: what smoothing remains; well below the posterior's standard deviation in tissue
@@ -50,7 +52,7 @@ def preconditioned_langevin(
     image = start
     for sigma in levels:
         half_noise = likelihood.fluctuation(sigma, generator) / 2**0.5
-        mean = likelihood.mean(_denoise(denoiser, image + half_noise, sigma), sigma)
+        mean = likelihood.mean(denoise(denoiser, image + half_noise, sigma), sigma)
         image = mean + half_noise
     return mean
 
@@ -71,14 +73,30 @@ def decoupled_annealing(
     image = start
     for sigma in levels:
         noisy = image + sigma * complex_normal(shape, generator, device)
-        mean = likelihood.mean(_denoise(denoiser, noisy, sigma), sigma)
+        mean = likelihood.mean(denoise(denoiser, noisy, sigma), sigma)
         image = mean + likelihood.fluctuation(sigma, generator)
     return image
 
 
-def _denoise(
+def tempered(denoiser: Denoiser, temperature: float) -> Denoiser:
+    """The denoiser whose prior is ``p^(1 / temperature)``: its step towards the clean image is shorter by that.
+
+    For networks that were measured to be surer than they are right; 1 leaves them as they are. Where the prior is
+    Gaussian and nothing was measured, variances grow by the temperature.
+    """
+    if temperature == 1.0:
+        return denoiser
+
+    def estimate(images: Tensor, sigma: Tensor) -> Tensor:
+        return images + (denoiser(images, sigma) - images) / temperature
+
+    return estimate
+
+
+def denoise(
     denoiser: Denoiser, images: Complex64[Tensor, "sample y x"], sigma: float
 ) -> Complex64[Tensor, "sample y x"]:
+    """Call the network, which knows real channels only."""
     channels = torch.stack([images.real, images.imag], dim=1)
     clean = denoiser(channels, torch.full((images.shape[0],), sigma, device=images.device))
     return torch.complex(clean[:, 0].float(), clean[:, 1].float())

@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
@@ -21,10 +21,13 @@ from torch import nn
 
 from steadymr.errors import DeviceError, OutputError, WeightsError
 from steadymr.recon.networks import Denoiser, Precision, SupervisedUnet
+from steadymr.recon.varnet import SupervisedVarnet
 from steadymr.types import ModelIdentity
 
-WeightsName: TypeAlias = Literal["prior_small", "unet"]
-NAMES: Final[tuple[WeightsName, ...]] = ("prior_small", "unet")
+Kind: TypeAlias = Literal["prior", "unet", "varnet"]
+NAMES: Final[dict[str, Kind]] = {"prior_small": "prior", "unet": "unet"}  #: what comes with steadymr
+#: What else can be asked for by name, and the recipe that makes it.
+RECIPES: Final = {"prior_base": "configs/train/prior_base.yaml", "varnet": "configs/train/varnet.yaml"}
 METADATA_KEY: Final = "steadymr"
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -46,20 +49,21 @@ def weights_folder() -> Path:
 
 
 def load_prior(
-    device: str, path: Path | None = None, precision: Precision | None = None
+    device: str, path: Path | None = None, precision: Precision | None = None, name: str = "prior_small"
 ) -> tuple[Denoiser, ModelIdentity]:
-    """Load the prior, ready to use: no gradients for its weights, evaluation mode.
+    """Load a prior of any size, ready to use: no gradients for its weights, evaluation mode.
 
     Args:
         device: a torch device, such as ``cpu`` or ``cuda``.
         path: weights of one's own; their checksum is reported, not compared. None for those in the package.
         precision: arithmetic of the network; None for bfloat16 on CUDA and float32 elsewhere.
+        name: which of those in the package.
 
     Raises:
         WeightsError: the file is missing, broken, of another kind, or not the one in the manifest.
         DeviceError: the device is not there.
     """
-    recipe, tensors, identity = _read("prior_small", path)
+    recipe, tensors, identity = _read("prior", name, path)
     try:
         denoiser = Denoiser(tuple(recipe["channels"]), recipe["n_blocks"], recipe["sigma_data"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -72,12 +76,24 @@ def load_unet(
     device: str, path: Path | None = None, precision: Precision | None = None
 ) -> tuple[SupervisedUnet, ModelIdentity]:
     """Load the supervised network; arguments and errors as for `load_prior`."""
-    recipe, tensors, identity = _read("unet", path)
+    recipe, tensors, identity = _read("unet", "unet", path)
     try:
         unet = SupervisedUnet(recipe["n_channels"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{identity.name}: the file's description makes no U-Net: {error!r}") from error
     return _ready(unet, tensors, device, precision, identity), identity
+
+
+def load_varnet(
+    device: str, path: Path | None = None, precision: Precision | None = None
+) -> tuple[SupervisedVarnet, ModelIdentity]:
+    """Load the unrolled supervised network; arguments and errors as for `load_prior`."""
+    recipe, tensors, identity = _read("varnet", "varnet", path)
+    try:
+        varnet = SupervisedVarnet(recipe["n_cascades"], recipe["n_channels"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{identity.name}: the file's description makes no VarNet: {error!r}") from error
+    return _ready(varnet, tensors, device, precision, identity), identity
 
 
 def describe_weights() -> tuple[WeightsReport, ...]:
@@ -88,7 +104,7 @@ def describe_weights() -> tuple[WeightsReport, ...]:
 def save_prior(denoiser: Denoiser, rmse_by_sigma: list[tuple[float, float]], path: Path) -> Path:
     """Write a prior with its architecture and its error at each noise level; return the path."""
     recipe = {
-        "kind": "prior_small",
+        "kind": "prior",
         "channels": denoiser.unet.channels,
         "n_blocks": denoiser.unet.n_blocks,
         "sigma_data": denoiser.sigma_data,
@@ -102,6 +118,12 @@ def save_unet(unet: SupervisedUnet, path: Path) -> Path:
     return _write(unet, {"kind": "unet", "n_channels": unet.n_channels}, path)
 
 
+def save_varnet(varnet: SupervisedVarnet, path: Path) -> Path:
+    """Write an unrolled supervised network with its architecture; return the path."""
+    recipe: dict[str, object] = {"kind": "varnet", "n_cascades": varnet.n_cascades, "n_channels": varnet.n_channels}
+    return _write(varnet, recipe, path)
+
+
 def _write(network: nn.Module, recipe: dict[str, object], path: Path) -> Path:
     tensors = {name: t.detach().to("cpu", torch.float16).contiguous() for name, t in network.state_dict().items()}
     try:
@@ -113,34 +135,68 @@ def _write(network: nn.Module, recipe: dict[str, object], path: Path) -> Path:
     return path
 
 
-def _read(name: WeightsName, path: Path | None) -> tuple[dict[str, Any], dict[str, torch.Tensor], ModelIdentity]:
+def kind_of(path: Path) -> Kind:
+    """Return which network a file of weights is for, as the file says itself.
+
+    Raises:
+        WeightsError: the file cannot be read, or is not one that steadymr wrote.
+    """
+    return _kind(_recipe(path, _content(path)), path)
+
+
+def _read(kind: Kind, name: str, path: Path | None) -> tuple[dict[str, Any], dict[str, torch.Tensor], ModelIdentity]:
     """Return a file's description of its network, its tensors in single precision, and its identity."""
     shipped = path is None
-    path = weights_folder() / f"{name}.safetensors" if path is None else path
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"the weights {path} cannot be read: {error.strerror}") from error
+    path = _shipped(name) if path is None else path
+    content = _content(path)
     sha256 = hashlib.sha256(content).hexdigest()
     if shipped and sha256 != (expected := _manifest().get(name, "")):
         raise WeightsError(f"{path} has SHA-256 {sha256}, the manifest says {expected or 'nothing'}; install again")
+    recipe = _recipe(path, content)
+    if (found := _kind(recipe, path)) != kind:
+        raise WeightsError(f"{path} holds weights of kind {found!r}, expected {kind!r}")
     try:
-        metadata, tensors = _metadata(content), load(content)
-        recipe = json.loads(metadata[METADATA_KEY])
-        kind = recipe["kind"]
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        tensors = load(content)
+    except (SafetensorError, KeyError, ValueError) as error:
         raise WeightsError(f"{path} is not a safetensors file that steadymr wrote: {error!r}") from error
-    if kind != name:
-        raise WeightsError(f"{path} holds weights of kind {kind!r}, expected {name!r}")
     identity = ModelIdentity(name if shipped else path.stem, sha256)
     return recipe, {key: tensor.float() for key, tensor in tensors.items()}, identity
 
 
-def _metadata(content: bytes) -> dict[str, str]:
-    """Return the metadata of a safetensors file: after 8 bytes of length, a JSON text with that entry."""
+def _shipped(name: str) -> Path:
+    if name not in NAMES and name in RECIPES:
+        raise WeightsError(
+            f"{name} does not come with steadymr: train it with {RECIPES[name]}, and give its file as --weights"
+        )
+    return weights_folder() / f"{name}.safetensors"
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"the weights {path} cannot be read: {error.strerror}") from error
+
+
+def _recipe(path: Path, content: bytes) -> dict[str, Any]:
+    """Return the description that stands in a safetensors file's header: after 8 bytes of length, a JSON text."""
     length = int.from_bytes(content[:8], "little")
-    metadata: dict[str, str] = json.loads(content[8 : 8 + length])["__metadata__"]
-    return metadata
+    try:
+        metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+        recipe: dict[str, Any] = json.loads(metadata[METADATA_KEY])
+        recipe["kind"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path} is not a safetensors file that steadymr wrote: {error!r}") from error
+    return recipe
+
+
+def _kind(recipe: dict[str, Any], path: Path) -> Kind:
+    kind = recipe["kind"]
+    if kind in ("prior", "prior_small"):  # the second is what the first release wrote
+        return "prior"
+    if kind in ("unet", "varnet"):
+        return cast(Kind, kind)
+    raise WeightsError(f"{path} holds weights of kind {kind!r}, expected 'prior', 'unet' or 'varnet'")
 
 
 def _manifest() -> dict[str, str]:
@@ -174,10 +230,10 @@ def _ready(
     return network.requires_grad_(False).eval()
 
 
-def _describe(name: WeightsName) -> WeightsReport:
+def _describe(name: str) -> WeightsReport:
     path = weights_folder() / f"{name}.safetensors"
     try:
-        _, _, identity = _read(name, None)
+        _, _, identity = _read(NAMES[name], name, None)
     except WeightsError as error:
         exists = path.is_file()
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest() if exists else ""

@@ -1,12 +1,13 @@
-"""A bank of simulated slices, drawn once and kept on disk, and the random crops that training takes from it."""
+"""A bank of slices, drawn or read once and kept on disk, and the random crops that training takes from it."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,9 +15,10 @@ import numpy as np
 from jaxtyping import Complex64, Float16, Float32
 from pydantic import BaseModel, ConfigDict, Field
 
-from steadymr.errors import OutputError
+from steadymr.errors import OutputError, SettingsError
 from steadymr.simulate.anatomy import draw_mixed
 from steadymr.simulate.seeds import Purpose, subject_rng
+from steadymr.train.sources import DataSettings, files_of, read_images, recipe_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,28 +44,61 @@ def draw_slice(purpose: Purpose, number: int, settings: BankSettings) -> Complex
     return draw_mixed(rng, (settings.matrix, settings.matrix), pixel_mm)
 
 
-def _draw_part(purpose: Purpose, numbers: range, settings: BankSettings) -> Float16[np.ndarray, "slice 2 y x"]:
-    slices = np.stack([draw_slice(purpose, number, settings) for number in numbers])
-    return np.stack([slices.real, slices.imag], axis=1).astype(np.float16)
-
-
 def prepare_bank(
-    settings: BankSettings, purpose: Purpose, folder: Path, n_processes: int = 1
+    settings: BankSettings, purpose: Purpose, folder: Path, n_workers: int = 1, data: DataSettings | None = None
 ) -> Float16[np.ndarray, "slice 2 y x"]:
-    """Return the bank of one purpose, read from ``folder`` if it was drawn with the same settings, else drawn now."""
+    """Return the bank of one purpose, read from ``folder`` if it was made with the same settings, else made now.
+
+    Raises:
+        SettingsError: the folder of a site's own data holds nothing that can be used.
+        OutputError: the bank could not be written.
+    """
     n_slices = settings.n_slices if purpose == "train" else settings.n_validation
     recipe = {"version": BANK_VERSION, "purpose": purpose, "n_slices": n_slices, **settings.model_dump(mode="json")}
+    if data is None or data.source == "simulation":
+        return stored(folder / f"bank_{purpose}.npy", recipe, lambda: _drawn(settings, purpose, n_slices, n_workers))
+    recipe |= recipe_of(data, purpose)
+    return stored(folder / f"bank_{purpose}.npy", recipe, lambda: _read(data, settings, purpose, n_slices, n_workers))
 
-    def draw_all() -> Float16[np.ndarray, "slice 2 y x"]:
-        logger.info("drawing %d slices for %s", n_slices, purpose)
-        parts = [range(start, min(start + 50, n_slices)) for start in range(0, n_slices, 50)]
-        arguments = ([purpose] * len(parts), parts, [settings] * len(parts))
-        if n_processes == 1:
-            return np.concatenate(list(map(_draw_part, *arguments)))
-        with ProcessPoolExecutor(n_processes) as pool:
-            return np.concatenate(list(pool.map(_draw_part, *arguments)))
 
-    return stored(folder / f"bank_{purpose}.npy", recipe, draw_all)
+def _drawn(
+    settings: BankSettings, purpose: Purpose, n_slices: int, n_workers: int
+) -> Float16[np.ndarray, "slice 2 y x"]:
+    logger.info("drawing %d slices for %s", n_slices, purpose)
+    parts = [range(start, min(start + 50, n_slices)) for start in range(0, n_slices, 50)]
+    return np.concatenate(_map(_draw_part, n_workers, [purpose] * len(parts), parts, [settings] * len(parts)))
+
+
+def _draw_part(purpose: Purpose, numbers: range, settings: BankSettings) -> Float16[np.ndarray, "slice 2 y x"]:
+    return _as_channels([draw_slice(purpose, number, settings) for number in numbers])
+
+
+def _read(
+    data: DataSettings, settings: BankSettings, purpose: Purpose, n_slices: int, n_workers: int
+) -> Float16[np.ndarray, "slice 2 y x"]:
+    """Read a site's own scans, about as many slices from each file."""
+    files = files_of(data, purpose)
+    logger.info("reading %d files for %s", len(files), purpose)
+    n = len(files)
+    n_each, matrix, sizes = -(-n_slices // n), settings.matrix, settings.pixel_mm_range
+    parts = _map(read_images, n_workers, [data] * n, files, [n_each] * n, [matrix] * n, [sizes] * n)
+    images = [image for part in parts for image in part][:n_slices]
+    if not images:
+        raise SettingsError(f"none of the {n} files in {data.folder} for {purpose} can be used: see the log")
+    return _as_channels(images)
+
+
+def _as_channels(images: Sequence[Complex64[np.ndarray, "y x"]]) -> Float16[np.ndarray, "slice 2 y x"]:
+    stacked = np.stack(images)
+    return np.stack([stacked.real, stacked.imag], axis=1).astype(np.float16)
+
+
+def _map(function: Callable[..., Any], n_workers: int, *arguments: Sequence[Any]) -> list[Any]:
+    """Apply a function to each set of arguments, in processes if there are several workers."""
+    if n_workers == 1:
+        return list(map(function, *arguments))
+    with ProcessPoolExecutor(n_workers, mp_context=get_context("spawn")) as pool:  # torch's threads survive no fork
+        return list(pool.map(function, *arguments))
 
 
 def stored(path: Path, recipe: dict[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray:

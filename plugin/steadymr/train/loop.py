@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import logging
 import os
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -21,7 +23,17 @@ from steadymr.errors import OutputError, SettingsError
 logger = logging.getLogger(__name__)
 
 Progress: TypeAlias = Callable[[int, int, float], None]
+Batch = TypeVar("Batch")
 CHECKPOINT: Final = "checkpoint.safetensors"
+
+
+class MachineSettings(BaseModel):
+    """How the work is done, not what is learned: a run may be resumed with other numbers here."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    n_workers: int = Field(1, gt=0, description="Processes that draw banks, and threads that draw batches ahead.")
+    compile: bool = Field(False, description="Compile the convolutional parts; pays on a GPU, after a minute or two.")
 
 
 class Schedule(BaseModel):
@@ -61,7 +73,7 @@ class Fit:
     def __init__(self, network: nn.Module, schedule: Schedule, config: BaseModel) -> None:
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own stub
         self.schedule = schedule
-        self.recipe = config.model_dump_json(exclude={"schedule": {"n_steps"}})
+        self.recipe = config.model_dump_json(exclude={"schedule": {"n_steps": True}, "machine": True})
         self.parameters = dict(network.named_parameters())
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.optimiser = torch.optim.AdamW(
@@ -137,14 +149,58 @@ class Fit:
                 self.optimiser.state[parameter] = {"step": state["step"], **moments}
 
 
-def run_steps(fit: Fit, loss_of_step: Callable[[int], Float[Tensor, ""]], out: Path, progress: Progress | None) -> None:
+def copy_weights(source: nn.Module, network: nn.Module, path: Path) -> None:
+    """Begin with the weights of another network.
+
+    Raises:
+        SettingsError: its shape is another one.
+    """
+    try:
+        network.load_state_dict(source.state_dict())
+    except RuntimeError as error:
+        raise SettingsError(f"start_from: the network in {path} has another shape than this configuration") from error
+
+
+def compile_parts(parts: Iterable[nn.Module], machine: MachineSettings) -> None:
+    """Compile the parts in place, if that is asked for; names and values of their weights stay."""
+    if machine.compile:
+        for part in parts:
+            part.compile()
+
+
+def batches(batch_of_step: Callable[[int], Batch], first: int, end: int, n_workers: int) -> Iterator[Batch]:
+    """Yield the batches of steps in order, drawn ahead by threads if there are several workers.
+
+    Everything random in a batch comes from its step's number, so the number of workers changes nothing.
+    """
+    if n_workers == 1:
+        yield from map(batch_of_step, range(first, end))
+        return
+    with ThreadPoolExecutor(n_workers) as pool:
+        waiting: deque[Future[Batch]] = deque()
+        for step in range(first, end):
+            waiting.append(pool.submit(batch_of_step, step))
+            if len(waiting) > 2 * n_workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def run_steps(
+    fit: Fit,
+    batch_of_step: Callable[[int], Batch],
+    loss_of: Callable[[Batch], Float[Tensor, ""]],
+    out: Path,
+    progress: Progress | None,
+    machine: MachineSettings,
+) -> None:
     """Train to the end of the schedule, with checkpoints and the loss curve in ``out``.
 
-    ``loss_of_step`` draws everything random from the step's number, so that a resumed run is the same run.
+    ``batch_of_step`` draws everything random from the step's number, so that a resumed run is the same run.
     ``progress`` is called with the step, the number of steps, and the mean of the last 100 losses.
     """
-    while fit.step < fit.schedule.n_steps:
-        fit.update(loss_of_step(fit.step))
+    for batch in batches(batch_of_step, fit.step, fit.schedule.n_steps, machine.n_workers):
+        fit.update(loss_of(batch))
         recent = fit.losses[-100:]
         if progress is not None:
             progress(fit.step, fit.schedule.n_steps, sum(recent) / len(recent))

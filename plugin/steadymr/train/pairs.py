@@ -16,7 +16,7 @@ from steadymr.recon.coils import combine_coils, espirit_maps
 from steadymr.recon.operators import cg_sense, fft_centred
 from steadymr.recon.problem import problem_from
 from steadymr.simulate.coils import simulate_coils
-from steadymr.simulate.masks import centre_lines, equispaced_lines, random_lines
+from steadymr.simulate.masks import centre_lines, equispaced_lines, poisson_lines, random_lines
 from steadymr.simulate.seeds import PURPOSES, Purpose
 from steadymr.train.data import BANK_VERSION, BankSettings, stored
 
@@ -38,6 +38,7 @@ class ScanSettings(BaseModel):
         (0.002, 0.03), description="Noise of a sample per real channel, image at 1; even on a log scale."
     )
     random_share: float = Field(0.25, ge=0, le=1, description="Share of scans whose lines are random, not equispaced.")
+    poisson_share: float = Field(0.0, ge=0, le=1, description="Share of scans whose lines are a Poisson disc.")
     espirit_share: float = Field(
         0.35, ge=0, le=1, description="Share whose coil maps are estimated, not the true ones."
     )
@@ -91,8 +92,11 @@ def make_pair(
 
 def _draw_lines(rng: np.random.Generator, settings: ScanSettings, n_lines: int, n_calibration: int) -> np.ndarray:
     acceleration = int(rng.integers(settings.acceleration[0], settings.acceleration[1] + 1))
-    if rng.random() < settings.random_share:
+    kind = rng.random()
+    if kind < settings.random_share:
         return random_lines(rng, n_lines, float(acceleration), n_calibration)
+    if kind < settings.random_share + settings.poisson_share:
+        return poisson_lines(rng, n_lines, float(acceleration), n_calibration)
     return equispaced_lines(n_lines, acceleration, n_calibration, int(rng.integers(acceleration)))
 
 
