@@ -11,7 +11,6 @@ import torch
 
 from steadymr.config import Settings
 from steadymr.models import load_models
-from steadymr.planes import Plane, Run, conditions_of
 from steadymr.recon.networks import Denoiser
 from steadymr.recon.problem import prepare
 from steadymr.recon.weights import save_prior
@@ -21,7 +20,8 @@ from steadymr.stability.conditions import Conditions
 from steadymr.stability.fit import SCALES, Observation, fit_method
 from steadymr.stability.score import DEFINITION_VERSION
 from steadymr.stopwatch import Stopwatch
-from steadymr.volumes import assembled
+from steadymr.volume.arriving import assembled
+from steadymr.volume.planes import Plane, Run, conditions_of
 
 N_PIXELS = 24
 CONDITIONS = Conditions(

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from steadymr.audit.methods import METHODS
 from steadymr.audit.settings import AuditSettings, load_audit_settings
-from steadymr.cli import _one_value_each, app
+from steadymr.cli.main import _one_value_each, app
 from steadymr.config import load_settings
 from steadymr.errors import SettingsError, SteadymrError
 

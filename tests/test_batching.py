@@ -11,8 +11,8 @@ import torch
 from test_networks import small_denoiser
 from torch import Tensor
 
-from steadymr import batching
-from steadymr.batching import SharedDenoiser
+from steadymr.live import batching
+from steadymr.live.batching import SharedDenoiser
 from steadymr.source.wire.turns import Turns
 
 

@@ -14,10 +14,10 @@ from scans import accelerated_lines, write_scan
 from steadymr.calibrate import calibrate_scans, refuse_in_use, subjects
 from steadymr.config import Settings, load_settings
 from steadymr.errors import SettingsError
-from steadymr.judging import calibration_for, shipped_calibration
 from steadymr.pipeline import replay
 from steadymr.recon.weights import weights_folder
 from steadymr.stability.calibration import Calibration, write
+from steadymr.volume.judging import calibration_for, shipped_calibration
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from commands import dciodvfy_errors, run_steadymr
 
-from steadymr.cli import _one_value_each
+from steadymr.cli.main import _one_value_each
 
 COMMANDS = ("replay", "demo", "check", "list", "train")
 

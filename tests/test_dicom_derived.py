@@ -27,7 +27,6 @@ from dicom_cases import (
 )
 from pydicom.dataset import Dataset
 
-from steadymr.derive import Master, derived_series
 from steadymr.dicom import (
     derived,
     key_objects,
@@ -41,6 +40,7 @@ from steadymr.dicom import (
 )
 from steadymr.dicom.facts import SeriesFacts, SeriesVerdict
 from steadymr.errors import DicomError
+from steadymr.series.derive import Master, derived_series
 from steadymr.types import Geometry, SliceResult, VolumeIndex
 
 SHAPE = (3, 24, 32)

@@ -13,7 +13,7 @@ import pytest
 import typer.main
 import yaml
 
-from steadymr import cli
+from steadymr.cli import main as cli
 from steadymr.config import load_settings
 
 ROOT = Path(__file__).parents[1]

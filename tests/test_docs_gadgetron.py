@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from steadymr.config import load_settings
-from steadymr.live import stream_settings
+from steadymr.live.scan import stream_settings
 from steadymr.source.wire.scan_config import config_from_text
 
 ROOT = Path(__file__).parents[1]

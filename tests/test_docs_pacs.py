@@ -12,7 +12,7 @@ import pytest
 import typer
 import yaml
 
-from steadymr.cli import app
+from steadymr.cli.main import app
 from steadymr.config import DerivedObject, load_settings
 from steadymr.delivery import parse_destination
 from steadymr.dicom.deidentify import METHODS

@@ -13,20 +13,20 @@ from calibrations import calibration_for_scan, small_prior
 from ismrmrd.meta import Meta
 from scans import accelerated_lines, write_scan
 
-from steadymr import sampling
 from steadymr.config import Settings, load_settings
 from steadymr.errors import DeadlineError, ReconError, WeightsError
-from steadymr.fallback import Deadline, load_or_fall_back
-from steadymr.live import reconstruct_stream
+from steadymr.live.scan import reconstruct_stream
 from steadymr.models import load_models
 from steadymr.pipeline import replay
-from steadymr.planes import Plane, acceleration_of
 from steadymr.recon.problem import prepare
-from steadymr.reconstruct import READ_CLASSICAL_FIRST, begin
 from steadymr.source.replay import open_scan
 from steadymr.source.wire.messages import ImageMessage
 from steadymr.stopwatch import Stopwatch
-from steadymr.volumes import assembled
+from steadymr.volume import sampling
+from steadymr.volume.arriving import assembled
+from steadymr.volume.fallback import Deadline, load_or_fall_back
+from steadymr.volume.planes import Plane, acceleration_of
+from steadymr.volume.reconstruct import READ_CLASSICAL_FIRST, begin
 
 LEARNED: dict[str, Any] = {"methods": ["diffusion", "classical"], "samples": 4}
 

@@ -179,7 +179,7 @@ def test_the_node_of_a_chain_runs_with_its_settings(chain: Path, monkeypatch: py
         return  # the word only stands in a comment
     seen: list[dict[str, str]] = []
     failures: list[Exception] = []
-    for module in ("steadymr.live", "steadymr.perturb_stream"):
+    for module in ("steadymr.live.scan", "steadymr.live.perturb_stream"):
         monkeypatch.setitem(sys.modules, module, fake_pipeline(seen))
     config, properties = settings_of(chain)
     with node_in_a_thread(execute.attrib["name"], execute.attrib["target"], failures) as sock:
@@ -193,7 +193,7 @@ def test_the_node_of_a_chain_runs_with_its_settings(chain: Path, monkeypatch: py
 
 def test_a_node_without_configuration_works(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, str]] = []
-    for module in ("steadymr.live", "steadymr.perturb_stream"):
+    for module in ("steadymr.live.scan", "steadymr.live.perturb_stream"):
         monkeypatch.setitem(sys.modules, module, fake_pipeline(seen))
     with node_in_a_thread("steadymr_gadgets.reconstruct", "reconstruct", []) as sock:
         sock.sendall(peers.node_opening("") + peers.lines_of(16) + peers.CLOSE)
@@ -202,7 +202,7 @@ def test_a_node_without_configuration_works(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_pipeline_that_cannot_be_loaded_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "steadymr.live", None)
+    monkeypatch.setitem(sys.modules, "steadymr.live.scan", None)
     failures: list[Exception] = []
     with node_in_a_thread("steadymr_gadgets.reconstruct", "reconstruct", failures) as sock:
         sock.sendall(peers.node_opening() + peers.lines_of(16) + peers.CLOSE)

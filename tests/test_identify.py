@@ -20,7 +20,7 @@ from steadymr.config import load_settings
 from steadymr.delivery import parse_destination
 from steadymr.delivery.query import find_exam
 from steadymr.errors import DeliveryError, DicomError, PeerError, SettingsError
-from steadymr.identify import identified, identified_or_nobody
+from steadymr.series.identify import identified, identified_or_nobody
 from steadymr.simulate.scan import simulate_scan
 from steadymr.types import Identity
 

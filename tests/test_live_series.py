@@ -20,8 +20,8 @@ from ismrmrd.meta import Meta
 from steadymr import delivery
 from steadymr.config import Settings, load_settings
 from steadymr.errors import SettingsError
+from steadymr.live.serve import handler
 from steadymr.models import Models
-from steadymr.serve import handler
 from steadymr.source.wire.monitor import Metrics
 from steadymr.source.wire.server import Server, ServerSettings
 

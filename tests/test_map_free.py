@@ -12,9 +12,9 @@ from test_recon_problem import N_Y, scan, visible
 from steadymr.config import load_settings
 from steadymr.errors import CalibrationError
 from steadymr.models import Models
-from steadymr.reconstruct import begin, reconstruct
 from steadymr.stopwatch import Stopwatch
 from steadymr.types import KSpace
+from steadymr.volume.reconstruct import begin, reconstruct
 
 
 def uncalibrated(acceleration: int = 1) -> KSpace:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from steadymr import cli
+from steadymr.cli import main as cli
 from steadymr.config import Settings, load_settings
 from steadymr.errors import DeviceError, SettingsError, WeightsError
 from steadymr.models import load_models, settings_for

@@ -14,8 +14,8 @@ from types import ModuleType
 import pytest
 
 from steadymr.config import Settings
-from steadymr.live import stream_settings
-from steadymr.openrecon import SHOWN, known, parameter_id, settings_from, specification
+from steadymr.live.openrecon import SHOWN, known, parameter_id, settings_from, specification
+from steadymr.live.scan import stream_settings
 
 PARAMETERS = specification()["parameters"]
 

@@ -11,9 +11,9 @@ import pytest
 from steadymr import perturb
 from steadymr.assemble import assemble
 from steadymr.errors import PerturbationError, SettingsError
-from steadymr.perturb_stream import perturb_stream
-from steadymr.reconstruct import seed_for
+from steadymr.live.perturb_stream import perturb_stream
 from steadymr.types import Readout
+from steadymr.volume.reconstruct import seed_for
 
 HEADER = mrd.scan_header()
 

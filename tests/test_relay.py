@@ -114,7 +114,7 @@ def test_without_a_resident_server_the_gadget_does_the_work_and_the_images_say_s
         seen.extend(notes)
         yield wire_handlers.image_of(list(readouts), {})
 
-    monkeypatch.setitem(sys.modules, "steadymr.live", SimpleNamespace(reconstruct_stream=reconstruct_stream))
+    monkeypatch.setitem(sys.modules, "steadymr.live.scan", SimpleNamespace(reconstruct_stream=reconstruct_stream))
     port = free_port()
     replies, failures = handed_over(port, peers.lines_of(16), peers.CLOSE)
     assert [identifier for identifier, _ in replies] == [1022, 4]

@@ -13,16 +13,16 @@ import pytest
 from perturb_scans import scan, strong
 
 from steadymr.assemble import assemble
-from steadymr.caveats import Caveats
 from steadymr.config import load_settings
 from steadymr.errors import SettingsError
 from steadymr.perturb import PERTURBATIONS
 from steadymr.sentinels import draw_for, hold_out, keep_as_sentinels, lines_of_steps, place, withhold
+from steadymr.series.caveats import Caveats
 from steadymr.source.heads import user_flag
 from steadymr.source.replay import open_scan
 from steadymr.types import KSpace
 from steadymr.undersample import undersample
-from steadymr.volumes import accelerated, assembled, check_sentinels
+from steadymr.volume.arriving import accelerated, assembled, check_sentinels
 
 N = 32
 

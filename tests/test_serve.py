@@ -22,8 +22,8 @@ from pacs_peers import write_series
 
 from steadymr import delivery
 from steadymr.config import load_settings
+from steadymr.live.serve import OutboxMetrics, handler, server_settings, tolerance
 from steadymr.models import Models
-from steadymr.serve import OutboxMetrics, handler, server_settings, tolerance
 from steadymr.source.wire.monitor import Metrics
 from steadymr.source.wire.server import Server, ServerSettings
 

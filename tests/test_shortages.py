@@ -10,9 +10,9 @@ from steadymr.config import load_settings
 from steadymr.models import Models
 from steadymr.recon.frugal import FrugalDenoiser
 from steadymr.recon.networks import Denoiser
-from steadymr.reconstruct import begin, reconstruct
 from steadymr.stopwatch import Stopwatch
 from steadymr.types import ModelIdentity
+from steadymr.volume.reconstruct import begin, reconstruct
 
 
 class Cramped(Denoiser):

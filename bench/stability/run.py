@@ -28,9 +28,9 @@ from scans import Case, attack_models, cases, observation, row
 
 from steadymr.calibrate import fit
 from steadymr.config import Settings, load_settings
-from steadymr.judging import shipped_calibration
 from steadymr.models import load_models
 from steadymr.stability.calibration import Calibration, load
+from steadymr.volume.judging import shipped_calibration
 
 ACCELERATIONS = (2, 4, 6, 8)
 

@@ -26,21 +26,21 @@ from steadymr.audit.surrogates import Surrogate, unet_surrogate, varnet_surrogat
 from steadymr.calibrate import N_SENTINELS, Subject, accelerated_settings, observation_of, run_of, subjects
 from steadymr.config import Settings
 from steadymr.errors import SteadymrError, WeightsError
-from steadymr.fallback import Deadline
 from steadymr.models import Models
 from steadymr.perturb.base import parameters_of
 from steadymr.perturb.catalogue import PERTURBATIONS, build
-from steadymr.planes import Plane, Run
 from steadymr.recon.problem import Problem, prepare, whitened_slice
 from steadymr.recon.weights import load_unet, load_varnet
-from steadymr.reconstruct import examined, make_images, reconstruct_plane, reference_of, sample_plane, scored
 from steadymr.sentinels import place
 from steadymr.simulate.seeds import Purpose
 from steadymr.source.replay import open_scan
 from steadymr.stability.conditions import Conditions
 from steadymr.stability.fit import Observation
 from steadymr.types import KSpace, SliceResult
-from steadymr.volumes import accelerated, whole
+from steadymr.volume.arriving import accelerated, whole
+from steadymr.volume.fallback import Deadline
+from steadymr.volume.planes import Plane, Run
+from steadymr.volume.reconstruct import examined, make_images, reconstruct_plane, reference_of, sample_plane, scored
 
 #: Imperfections that are judged, each at half and at the whole of its plausible range. Dwell times are no strength.
 IMPERFECTIONS = tuple(name for name in PERTURBATIONS if name != "thermal_noise")

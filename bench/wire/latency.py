@@ -21,11 +21,11 @@ from run import HEADER
 from steadymr.assemble import assemble
 from steadymr.config import load_settings
 from steadymr.models import load_models
-from steadymr.reconstruct import Run, reconstruct
 from steadymr.source.wire.decode import acquisition_message
 from steadymr.source.wire.outgoing import image_message
 from steadymr.source.wire.server import Server, ServerSettings
 from steadymr.stopwatch import Stopwatch
+from steadymr.volume.reconstruct import Run, reconstruct
 
 N, CHANNELS = 256, 8
 LAST_IN_SLICE = 1 << 7

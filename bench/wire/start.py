@@ -23,8 +23,8 @@ from pathlib import Path
 import latency
 
 from steadymr.config import load_settings
+from steadymr.live.serve import handler
 from steadymr.models import load_models
-from steadymr.serve import handler
 from steadymr.source.wire.monitor import Metrics
 from steadymr.source.wire.server import Server, ServerSettings
 

@@ -3,7 +3,7 @@
     python docker/openrecon/package.py label                      # for the image, base64, as VA60 and VA61 want it
     python docker/openrecon/package.py pack IMAGE.tar --out DIR   # both zip files, from a saved image (`docker save`)
 
-The specification comes from `steadymr.openrecon`, hence from the settings themselves. Scanners of VA60 and VA61 read it
+The specification comes from `steadymr.live.openrecon`, hence from the settings. Scanners of VA60 and VA61 read it
 from the image's label, later ones from a file in the package.
 """
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
-from steadymr.openrecon import NAME, VENDOR, specification
+from steadymr.live.openrecon import NAME, VENDOR, specification
 
 MANUAL = Path(__file__).with_name("manual.txt")
 LINES_A_PAGE = 56

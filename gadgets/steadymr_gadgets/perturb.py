@@ -19,6 +19,6 @@ def perturb(connection: GadgetronConnection) -> None:
 def _perturb_stream(
     header: ScanHeader, readouts: Iterator[Readout], settings: Mapping[str, str]
 ) -> Iterator[Readout | None]:
-    from steadymr.perturb_stream import perturb_stream  # here, because it loads slowly and data already flows
+    from steadymr.live.perturb_stream import perturb_stream  # here, because it loads slowly and data already flows
 
     yield from perturb_stream(header, readouts, settings)

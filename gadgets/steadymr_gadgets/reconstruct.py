@@ -20,7 +20,7 @@ def reconstruct(connection: GadgetronConnection) -> None:
 
 
 def _handle_scan(header: ScanHeader, readouts: Iterator[Readout], config: ScanConfig, emit: Emit) -> None:
-    from steadymr.live import reconstruct_stream  # here, because torch loads slowly and data already flows
+    from steadymr.live.scan import reconstruct_stream  # here, because torch loads slowly and data already flows
 
     resident = config.settings.get(RESIDENT)
     notes = [f"the resident server at {resident} was not there; the node did its work"] if resident else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from steadymr.cli import main
+from steadymr.cli.main import main
 
 if __name__ == "__main__":
     main()

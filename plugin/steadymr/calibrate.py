@@ -15,13 +15,9 @@ import torch
 from steadymr import __version__
 from steadymr.config import Settings
 from steadymr.errors import SettingsError
-from steadymr.fallback import Deadline
-from steadymr.judging import shipped_calibration
 from steadymr.models import Models, load_models
 from steadymr.perturb import parse_all
-from steadymr.planes import Plane, Run, conditions_of
 from steadymr.recon.problem import prepare
-from steadymr.reconstruct import reconstruct_plane
 from steadymr.simulate.scan import simulate_scan
 from steadymr.simulate.seeds import Purpose
 from steadymr.source.replay import open_scan
@@ -31,7 +27,11 @@ from steadymr.stability.metrics import tissue_mask
 from steadymr.stability.score import DEFINITION_VERSION, local_signal, pixel_mm
 from steadymr.stopwatch import Stopwatch
 from steadymr.types import KSpace, SliceResult
-from steadymr.volumes import accelerated, whole
+from steadymr.volume.arriving import accelerated, whole
+from steadymr.volume.fallback import Deadline
+from steadymr.volume.judging import shipped_calibration
+from steadymr.volume.planes import Plane, Run, conditions_of
+from steadymr.volume.reconstruct import reconstruct_plane
 
 FOV_MM = 230.0  #: of simulated heads
 MATRICES = (96, 96, 128, 96)

@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from steadymr import __version__, perturb
-from steadymr.caveats import Caveats
-from steadymr.collect import SeriesCollector
 from steadymr.config import Settings
 from steadymr.errors import SettingsError
-from steadymr.identify import identified
 from steadymr.output import written_aside
-from steadymr.reconstruct import begin_or_fall_back, reconstruct
 from steadymr.report import html, summary
+from steadymr.series.caveats import Caveats
+from steadymr.series.collect import SeriesCollector
+from steadymr.series.identify import identified
 from steadymr.source.replay import Scan, open_scan
 from steadymr.stability.evidence import EVIDENCE
 from steadymr.stability.score import DEFINITION
 from steadymr.stopwatch import Stopwatch
 from steadymr.types import KSpace, ScanHeader, VolumeIndex
-from steadymr.volumes import accelerated, assembled, check_sentinels, whole
+from steadymr.volume.arriving import accelerated, assembled, check_sentinels, whole
+from steadymr.volume.reconstruct import begin_or_fall_back, reconstruct
 
 Progress = Callable[[float, float | None, str], None]  #: steps done, steps in all if known, what was done
 

@@ -14,7 +14,7 @@ from steadymr.simulate.scan import simulate_scan
 from steadymr.simulate.seeds import Purpose
 from steadymr.source.replay import Scan, open_scan
 from steadymr.types import KSpace, VolumeIndex
-from steadymr.volumes import accelerated, assembled, whole
+from steadymr.volume.arriving import accelerated, assembled, whole
 
 Reference: TypeAlias = Literal["truth", "clean reconstruction"]
 

@@ -7,20 +7,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from steadymr import perturb
-from steadymr.caveats import Caveats
 from steadymr.config import Settings, load_settings, overrides_from_text
 from steadymr.dicom.facts import verdict_words
 from steadymr.errors import SettingsError
-from steadymr.fallback import load_or_fall_back
-from steadymr.live_series import LiveSeries
+from steadymr.live.series import LiveSeries
 from steadymr.models import Models
-from steadymr.reconstruct import begin, reconstruct
+from steadymr.series.caveats import Caveats
 from steadymr.source.wire.messages import Event, ImageMessage, Text
 from steadymr.source.wire.outgoing import image_message
 from steadymr.source.wire.turns import Turns
 from steadymr.stopwatch import Stopwatch
 from steadymr.types import Readout, ScanHeader, SliceResult
-from steadymr.volumes import assembled, check_sentinels
+from steadymr.volume.arriving import assembled, check_sentinels
+from steadymr.volume.fallback import load_or_fall_back
+from steadymr.volume.reconstruct import begin, reconstruct
 
 
 def stream_settings(wanted: Mapping[str, str], base: Settings | None = None, *, takes_dicom: bool = False) -> Settings:

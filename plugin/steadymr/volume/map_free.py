@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from steadymr.errors import CalibrationError
-from steadymr.planes import Run, plane_geometry, wanted_partitions
 from steadymr.recon import methods
 from steadymr.stability.score import unscored_report
 from steadymr.types import Image, KSpace, SliceResult
+from steadymr.volume.planes import Run, plane_geometry, wanted_partitions
 
 DERIVATION = "Root sum of squares of zero-filled channels: no coil maps, aliased where lines are missing"
 

@@ -10,15 +10,15 @@ from jaxtyping import Bool, Complex64, Float32
 
 from steadymr import perturb
 from steadymr.errors import DeadlineError, ReconError
-from steadymr.fallback import Deadline
 from steadymr.perturb import site
-from steadymr.planes import Plane, Run, seed_for
 from steadymr.recon import methods
 from steadymr.recon.problem import Problem, prepare
 from steadymr.stability.metrics import tissue_mask
 from steadymr.stability.score import chance_error, local_signal
 from steadymr.stability.sources import total_variance
 from steadymr.types import KSpace, SampleSet
+from steadymr.volume.fallback import Deadline
+from steadymr.volume.planes import Plane, Run, seed_for
 
 #: Standard error of the agreement at which no more samples are drawn. The score follows the agreement at about twice
 #: its pace at most, so its own error is then below 0.01.

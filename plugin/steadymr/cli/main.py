@@ -13,7 +13,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from steadymr import __version__, cli_audit, cli_calibrate, cli_delivery
+from steadymr import __version__
+from steadymr.cli import audit as cli_audit
+from steadymr.cli import calibrate as cli_calibrate
+from steadymr.cli import delivery as cli_delivery
 from steadymr.config import METHODS, Settings, load_settings
 from steadymr.errors import SettingsError, SteadymrError
 from steadymr.progress import progress_bar
@@ -184,7 +187,7 @@ def serve(
     config: ConfigOption = None,
 ) -> None:
     """Stay resident with the networks loaded, and reconstruct what Gadgetron, MRD and FIRE clients send."""
-    from steadymr.serve import serve as run
+    from steadymr.live.serve import serve as run
     from steadymr.source.wire.json_log import JsonFormatter
 
     logging.getLogger().setLevel(logging.INFO)

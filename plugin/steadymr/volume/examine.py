@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Complex64, Float32
 
-from steadymr.fallback import LEARNED_FAILURES, Deadline, sentence
-from steadymr.planes import Plane, Run, seed_for
 from steadymr.recon import evidence as found
 from steadymr.recon import methods
 from steadymr.recon.evidence import Findings, Sentinels, sentinels_of
 from steadymr.recon.problem import Problem
-from steadymr.sampling import Draws
 from steadymr.stability import evidence as words
 from steadymr.stability.metrics import tissue_mask
 from steadymr.types import Image
-from steadymr.vulnerable import Moved, vulnerability
+from steadymr.volume.fallback import LEARNED_FAILURES, Deadline, sentence
+from steadymr.volume.planes import Plane, Run, seed_for
+from steadymr.volume.sampling import Draws
+from steadymr.volume.vulnerable import Moved, vulnerability
 
 Magnitude = Float32[np.ndarray, "z=1 y x"]
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Complex64, Float32
 
-from steadymr.fallback import Deadline
-from steadymr.planes import Plane, Run, seed_for
 from steadymr.recon import methods
 from steadymr.recon.problem import Problem
 from steadymr.recon.vulnerability import crafted
 from steadymr.stability.score import local_signal
+from steadymr.volume.fallback import Deadline
+from steadymr.volume.planes import Plane, Run, seed_for
 
 Reconstruct: TypeAlias = Callable[[Problem], Complex64[torch.Tensor, "y x"]]
 N_SAMPLES = 2  #: of each crafted version; their noise is that of the clean ones, so that few tell the difference

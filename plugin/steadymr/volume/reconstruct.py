@@ -13,22 +13,22 @@ from jaxtyping import Complex64, Float32
 from steadymr import perturb
 from steadymr.config import Method, Settings
 from steadymr.errors import CalibrationError, DeadlineError, ReconError
-from steadymr.examine import Examination, examine_image, examine_plane, measured_samples, with_sentinels
-from steadymr.fallback import LEARNED_FAILURES, Deadline, load_or_fall_back, sentence
-from steadymr.judging import calibration_for
-from steadymr.map_free import map_free_images
 from steadymr.models import Models
 from steadymr.perturb import site
-from steadymr.planes import Plane, Run, conditions_of, plane_geometry, seed_for, wanted_partitions
 from steadymr.recon import methods
 from steadymr.recon.evidence import Findings
 from steadymr.recon.problem import prepare
-from steadymr.sampling import Draws, draw_samples, site_sensitivity
 from steadymr.stability.evidence import reasons as evidence_words
 from steadymr.stability.metrics import compare_with_truth, tissue_mask
 from steadymr.stability.score import DOUBTFUL, Basis, Thresholds, score_image
 from steadymr.stopwatch import Stopwatch
 from steadymr.types import Image, KSpace, ModelIdentity, SliceResult, TruthReport
+from steadymr.volume.examine import Examination, examine_image, examine_plane, measured_samples, with_sentinels
+from steadymr.volume.fallback import LEARNED_FAILURES, Deadline, load_or_fall_back, sentence
+from steadymr.volume.judging import calibration_for
+from steadymr.volume.map_free import map_free_images
+from steadymr.volume.planes import Plane, Run, conditions_of, plane_geometry, seed_for, wanted_partitions
+from steadymr.volume.sampling import Draws, draw_samples, site_sensitivity
 
 METHOD_DESCRIPTIONS: dict[Method, str] = {
     "diffusion": "Mean of posterior samples under a diffusion prior",

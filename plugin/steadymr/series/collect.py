@@ -98,7 +98,11 @@ class SeriesCollector:
         """Write what is derived from one MR series, a folder for each kind, and list it."""
         if not self._settings.objects:
             return []
-        from steadymr.derive import SERIES_NUMBER_STEP, Master, derived_series  # slow to load, and rarely asked for
+        from steadymr.series.derive import (  # slow to load, and rarely asked for
+            SERIES_NUMBER_STEP,
+            Master,
+            derived_series,
+        )
 
         written = []
         spreads = [self._spreads[image.index][facts.method] for image in images]

@@ -13,13 +13,12 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from steadymr import delivery
-from steadymr.batching import SharedDenoiser
 from steadymr.config import Settings
 from steadymr.errors import SettingsError, SteadymrError
-from steadymr.fallback import classical_alone, load_or_fall_back
-from steadymr.live import live_messages, stream_settings
+from steadymr.live.batching import SharedDenoiser
+from steadymr.live.openrecon import known, settings_from
+from steadymr.live.scan import live_messages, stream_settings
 from steadymr.models import Models
-from steadymr.openrecon import known, settings_from
 from steadymr.source.wire.limits import Patience, WireLimits
 from steadymr.source.wire.live_scan import Emit, HandleScan
 from steadymr.source.wire.monitor import Metrics
@@ -28,6 +27,7 @@ from steadymr.source.wire.server import Server, ServerSettings, stop_on_signals
 from steadymr.source.wire.turns import Turns
 from steadymr.stopwatch import Stopwatch
 from steadymr.types import Readout, ScanHeader, SliceResult
+from steadymr.volume.fallback import classical_alone, load_or_fall_back
 
 log = logging.getLogger(__name__)
 

@@ -126,7 +126,7 @@ def executor(processes: int, ray: str | None, *, on_gpu: bool = False) -> Iterat
 def list_methods(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
     """Reconstruction methods: those of a replay, which --method can name, and those of an audit."""
     from steadymr.audit.methods import list_methods as of_audit
-    from steadymr.reconstruct import METHOD_DESCRIPTIONS
+    from steadymr.volume.reconstruct import METHOD_DESCRIPTIONS
 
     described = {str(name): description for name, description in METHOD_DESCRIPTIONS.items()}
     audited = {str(entry["name"]): str(entry["description"]) for entry in of_audit()}

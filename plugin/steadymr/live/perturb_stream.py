@@ -18,9 +18,9 @@ from steadymr.assemble.grid import grid_of, place, with_change
 from steadymr.config import Settings, load_settings, overrides_from_text
 from steadymr.errors import SettingsError
 from steadymr.perturb import Perturbation
-from steadymr.planes import seed_for
 from steadymr.source.heads import END_FLAGS, user_flag
 from steadymr.types import KSpace, Readout, ScanHeader, VolumeIndex
+from steadymr.volume.planes import seed_for
 
 
 def perturb_stream(

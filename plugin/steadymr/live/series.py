@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from steadymr import delivery
-from steadymr.collect import SeriesCollector
 from steadymr.config import Settings
 from steadymr.errors import DeliveryError, OutputError
-from steadymr.identify import identified_or_nobody
+from steadymr.series.collect import SeriesCollector
+from steadymr.series.identify import identified_or_nobody
 from steadymr.source.wire.messages import Dicom
 from steadymr.source.wire.outgoing import series_meta
 from steadymr.types import NoiseSource, Readout, ScanHeader, SliceResult
