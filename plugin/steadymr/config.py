@@ -79,7 +79,7 @@ class ClassicalSettings(_Section):
 class SupervisedSettings(_Section):
     """A network that was trained on pairs of scans and images."""
 
-    network: Literal["unet", "varnet"] = "unet"  #: U-Net on top of CG-SENSE, or an unrolled variational network
+    network: Literal["unet", "varnet"] = "varnet"  #: U-Net on top of CG-SENSE, or an unrolled variational network
     weights: Path | None = None  #: of this network; None: the ones that come with steadymr
 
 

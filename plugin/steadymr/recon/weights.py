@@ -25,9 +25,9 @@ from steadymr.recon.varnet import SupervisedVarnet
 from steadymr.types import ModelIdentity
 
 Kind: TypeAlias = Literal["prior", "unet", "varnet"]
-NAMES: Final[dict[str, Kind]] = {"prior_small": "prior", "unet": "unet"}  #: what comes with steadymr
+NAMES: Final[dict[str, Kind]] = {"prior_small": "prior", "unet": "unet", "varnet": "varnet"}  #: what comes with steadymr
 #: What else can be asked for by name, and the recipe that makes it.
-RECIPES: Final = {"prior_base": "configs/train/prior_base.yaml", "varnet": "configs/train/varnet.yaml"}
+RECIPES: Final = {"prior_base": "configs/train/prior_base.yaml"}
 METADATA_KEY: Final = "steadymr"
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -192,9 +192,7 @@ def _recipe(path: Path, content: bytes) -> dict[str, Any]:
 
 def _kind(recipe: dict[str, Any], path: Path) -> Kind:
     kind = recipe["kind"]
-    if kind in ("prior", "prior_small"):  # the second is what the first release wrote
-        return "prior"
-    if kind in ("unet", "varnet"):
+    if kind in ("prior", "unet", "varnet"):
         return cast(Kind, kind)
     raise WeightsError(f"{path} holds weights of kind {kind!r}, expected 'prior', 'unet' or 'varnet'")
 
