@@ -10,12 +10,12 @@ import json
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from steadymr.executors import Executor
 
-N_CELLS = 24
-KILL_AFTER = 4
+N_CELLS = 80  #: enough that the second node's worker, however slowly it starts, gets some of them
 MEMORY_BYTES = 80_000_000  #: the least that Ray takes for its object store, about
 
 
@@ -23,7 +23,7 @@ def measure(shared: dict[str, int], cell: int) -> dict[str, int]:
     """A cell that takes a moment and says on which node it was computed, which is not part of the table."""
     import ray
 
-    time.sleep(0.1)
+    time.sleep(0.2)
     return {"cell": cell, "square": shared["offset"] + cell**2, "node": hash(ray.get_runtime_context().get_node_id())}
 
 
@@ -67,11 +67,14 @@ def _node() -> dict[str, int]:
 
 
 def _killing(executor: Executor, kill: Callable[[], object]) -> dict[int, dict[str, int]]:
+    """Kill once both nodes have made something, and so have something in hand."""
     found: dict[int, dict[str, int]] = {}
+    nodes: set[int] = set()
     for number, row in executor.run(measure, tasks()):
         found[number] = row
-        if len(found) == KILL_AFTER:
+        if len(nodes) == 1 and row["node"] not in nodes:
             kill()
+        nodes.add(row["node"])
     return found
 
 

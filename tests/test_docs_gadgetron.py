@@ -26,7 +26,7 @@ def test_the_servers_yaml_is_accepted(tmp_path: Path) -> None:
     (snippet,) = snippets("yaml")
     path = tmp_path / "serve.yaml"
     path.write_text(snippet)
-    assert load_settings(path).serve.health_port == 9003
+    assert load_settings(path).serve.health_port == 9013
 
 
 @pytest.mark.parametrize("snippet", snippets("xml"))
