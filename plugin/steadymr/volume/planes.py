@@ -72,19 +72,16 @@ def conditions_of(plane: Plane, method: str, run: Run) -> Conditions:
 
 
 def acceleration_of(kspace: KSpace) -> float:
-    """How many lines there are for each that the image is made from, beyond the gapless centre of k-space; 1 at least.
+    """The mean step from one sampled line to the next beyond the gapless centre of k-space; 1 where there is none.
 
-    Lines before the first and after the last that was acquired do not count: partial Fourier is no acceleration.
+    Sentinels do not count, nor do lines before the first and after the last: partial Fourier is no acceleration.
     """
     sampled = np.asarray(kspace.sampled.any(axis=0))
-    acquired = np.flatnonzero(kspace.acquired.any(axis=0))
-    gaps = np.flatnonzero(~sampled)
-    middle = len(sampled) // 2
-    first = int(gaps[gaps < middle].max(initial=acquired[0] - 1)) + 1
-    end = int(gaps[gaps >= middle].min(initial=acquired[-1] + 1))
-    outside = [line for line in range(acquired[0], acquired[-1] + 1) if not first <= line < end]
-    n_sampled = int(sampled[outside].sum())
-    return len(outside) / n_sampled if n_sampled else 1.0
+    lines, gaps, middle = np.flatnonzero(sampled), np.flatnonzero(~sampled), len(sampled) // 2
+    first = int(gaps[gaps < middle].max(initial=-1)) + 1
+    end = int(gaps[gaps >= middle].min(initial=len(sampled)))
+    steps = np.concatenate([np.diff(lines[lines < first]), np.diff(lines[lines >= end])])
+    return float(steps.mean()) if steps.size else 1.0
 
 
 def wanted_partitions(kspace: KSpace) -> range:
