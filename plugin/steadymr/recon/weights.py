@@ -25,7 +25,7 @@ from steadymr.recon.varnet import SupervisedVarnet
 from steadymr.types import ModelIdentity
 
 Kind: TypeAlias = Literal["prior", "unet", "varnet"]
-NAMES: Final[dict[str, Kind]] = {"prior_small": "prior", "unet": "unet", "varnet": "varnet"}  #: what comes with steadymr
+NAMES: Final[dict[str, Kind]] = {"prior_small": "prior", "unet": "unet", "varnet": "varnet"}  #: shipped
 #: What else can be asked for by name, and the recipe that makes it.
 RECIPES: Final = {"prior_base": "configs/train/prior_base.yaml"}
 METADATA_KEY: Final = "steadymr"
