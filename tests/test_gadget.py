@@ -155,7 +155,7 @@ def test_a_chain_names_readers_writers_and_how_to_reach_its_node(chain: Path) ->
     assert {item.text for item in root.iterfind("writers/writer/classname")} == {"ImageWriter"}
     execute, connect = external_of(chain).find("execute"), external_of(chain).find("connect")
     assert (execute is None) != (connect is None)
-    assert connect is None or connect.get("port") == str(ServerSettings().port)
+    assert connect is None or connect.get("port") != str(ServerSettings().port)  # which is Gadgetron's own port too
 
 
 def fake_pipeline(seen: list[dict[str, str]]) -> Any:

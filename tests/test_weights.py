@@ -111,7 +111,7 @@ def test_missing_weights_are_named(folder: Path) -> None:
 
 
 def test_the_description_tells_sound_from_missing(folder: Path) -> None:
-    prior, unet = weights.describe_weights()
+    prior, unet, _ = weights.describe_weights()
     assert (prior.name, prior.ok, prior.problem) == ("prior_small", True, "")
     assert prior.n_bytes == (folder / "prior_small.safetensors").stat().st_size
     assert (unet.name, unet.ok, unet.sha256) == ("unet", False, "")
@@ -137,8 +137,8 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path, content: bytes) -
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ({"kind": "prior_small"}, "description makes no prior"),
-        ({"kind": "prior_small", "channels": [8, 24], "n_blocks": 1, "sigma_data": 0.3}, "do not fit"),
+        ({"kind": "prior"}, "description makes no prior"),
+        ({"kind": "prior", "channels": [8, 24], "n_blocks": 1, "sigma_data": 0.3}, "do not fit"),
     ],
 )
 def test_a_description_that_does_not_fit_is_refused(tmp_path: Path, recipe: dict[str, object], message: str) -> None:
