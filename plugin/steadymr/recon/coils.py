@@ -55,20 +55,17 @@ def espirit_maps(
     if n_coils == 1:
         return torch.ones_like(calibration)
     lags = _kernel_correlations(block, kernel_width, singular_threshold)
-    reference = _strongest_combination(block)
     start = ifft_centred(_embed(block, (n_y, n_x)))
     maps = torch.zeros_like(calibration)
     for row in range(n_y):
         vectors, eigenvalues = _dominant_eigenvectors(_row_matrices(lags, row, n_y, n_x), start[:, row].T)
-        phase = (vectors @ reference.conj()).angle()
-        vectors = vectors * torch.polar(torch.ones_like(phase), -phase)[:, None]
         maps[:, row] = (vectors * (eigenvalues >= eigenvalue_crop)[:, None]).T
     if not bool((maps != 0).any()):
         raise CalibrationError(
             f"no pixel has coil sensitivities that explain {block.shape[1]} calibration lines of {n_coils} channels; "
             "they hold hardly more than noise: look whether the calibration lines belong to this scan"
         )
-    return maps
+    return aligned_in_phase(maps, block)
 
 
 def calibration_block(
@@ -89,6 +86,14 @@ def calibration_block(
     rows = _limit(first, end, n_y // 2)
     kept = _limit(columns[0], columns[1], n_x // 2)
     return calibration[:, rows, kept]
+
+
+def aligned_in_phase(
+    maps: Complex64[Tensor, "coil y x"], block: Complex64[Tensor, "coil h w"]
+) -> Complex64[Tensor, "coil y x"]:
+    """The maps with the phase that makes their share in the block's strongest combination of coils positive."""
+    phase = torch.einsum("cyx,c->yx", maps, _strongest_combination(block).conj()).angle()
+    return maps * torch.polar(torch.ones_like(phase), -phase)
 
 
 def _run_around(lines: Bool[np.ndarray, "y"], centre: int) -> tuple[int, int]:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from steadymr.errors import CalibrationError, ReconError
 from steadymr.recon.coils import EIGENVALUE_CROP, KERNEL_WIDTH, SINGULAR_THRESHOLD, espirit_maps
-from steadymr.recon.noise import complex_normal, whitening_matrix
+from steadymr.recon.noise import antithetic_normal, whitening_matrix
 from steadymr.recon.operators import Sense, cg_sense, ifft_centred
+from steadymr.recon.smooth_maps import smooth_maps
 from steadymr.types import KSpace
 
 SCALE_PERCENTILE = 0.99  #: of the classical image's magnitude, which becomes 1
@@ -90,6 +91,7 @@ def prepare(
                 raise
             logger.warning("z = %d of the volume holds hardly more than noise; its coil maps are kept everywhere", z)
             maps = maps_with_crop(0.0)
+        maps = smooth_maps(block, lines, kspace.k0_range, maps)
         yield problem_from(data[:, z].to(device), maps, mask, z=z)
 
 
@@ -123,14 +125,14 @@ def problem_from(
 
 
 def redraw_noise(problem: Problem, n: int, generator: torch.Generator) -> Problem:
-    """``n`` versions of the data, each with one more draw of noise at the measured level on top.
+    """``n`` versions of the data, each with one more draw of noise at the measured level on top, in antithetic pairs.
 
     Their noise is sqrt(2) times as strong as the measured one, and ``noise_sd`` says so: the first draw cannot be
     taken back.
     """
     if problem.kspace.ndim != 3:
         raise ValueError("noise is redrawn once, from the measured data")
-    noise = complex_normal((n, *problem.kspace.shape), generator, problem.kspace.device) * problem.noise_sd
+    noise = antithetic_normal(n, tuple(problem.kspace.shape), generator, problem.kspace.device) * problem.noise_sd
     return replace(
         problem,
         kspace=problem.kspace + noise * problem.sense.mask,

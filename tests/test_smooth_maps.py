@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from laws import assert_close
+from scanner import coil_maps, ellipses, line_mask
+
+from steadymr.recon.coils import aligned_in_phase, calibration_block, espirit_maps
+from steadymr.recon.methods import classical
+from steadymr.recon.operators import fft_centred
+from steadymr.recon.problem import problem_from
+from steadymr.recon.smooth_maps import smooth_maps
+
+N, N_COILS = 64, 8
+
+
+def head(length: float) -> torch.Tensor:
+    """The ellipses, stretched along y: from 1.12 on they fill the field of view from edge to edge."""
+    rows = ((torch.arange(N) - N // 2) / length).round().long() + N // 2
+    return ellipses(N, N)[rows]
+
+
+def scan(truth: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    noise = torch.randn(maps.shape, dtype=maps.dtype, generator=torch.Generator().manual_seed(0))
+    return fft_centred(maps * truth * 60) + 2**0.5 * noise
+
+
+def both_maps(kspace: torch.Tensor, n_lines: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
+    """ESPIRiT's and the smooth ones, from the central lines."""
+    lines = line_mask(N, N, n_lines)[:, 0]
+    calibration = kspace * lines[:, None]
+    periodic = espirit_maps(calibration, lines, (0, N))
+    return periodic, smooth_maps(calibration, lines, (0, N), periodic)
+
+
+def psnr_db(kspace: torch.Tensor, maps: torch.Tensor, truth: torch.Tensor, n_lines: int) -> float:
+    problem = problem_from(kspace, maps, line_mask(N, 4, n_lines))
+    error = (classical(problem).abs() * problem.scale / 60 - truth.abs())[truth != 0]
+    return float(10 * torch.log10(truth.abs().max() ** 2 / error.square().mean()))
+
+
+def error(maps: torch.Tensor, coils: torch.Tensor, truth: torch.Tensor) -> float:
+    """The share of the signal that the coils measure and the maps cannot explain."""
+    missed = 1 - (maps.conj() * coils).sum(0).abs().square().clamp(max=1)
+    weight = truth.abs().square()
+    return float(((missed * weight).sum() / weight.sum()).sqrt())
+
+
+@pytest.mark.parametrize(("n_lines", "lost_db"), [(24, 0.5), (12, 1.5)])
+def test_a_head_across_the_edge_is_reconstructed_almost_as_with_the_true_maps(n_lines, lost_db):
+    truth, coils = head(1.3), coil_maps(N_COILS, N, N)
+    kspace = scan(truth, coils)
+    periodic, smooth = both_maps(kspace, n_lines)
+    best = psnr_db(kspace, coils * (periodic != 0).any(0), truth, n_lines)
+    assert psnr_db(kspace, smooth, truth, n_lines) > best - lost_db
+    assert psnr_db(kspace, periodic, truth, n_lines) < best - 5.0
+
+
+@pytest.mark.parametrize("n_coils", [2, 4, 8])
+def test_a_head_inside_the_field_of_view_has_maps_no_worse_than_espirits(n_coils):
+    truth, coils = head(1.0), coil_maps(n_coils, N, N)
+    periodic, smooth = both_maps(scan(truth, coils))
+    assert error(smooth, coils, truth) < 1.05 * error(periodic, coils, truth)
+
+
+def test_support_norm_and_phase_are_those_of_espirits_maps():
+    kspace = scan(head(1.0), coil_maps(N_COILS, N, N))
+    periodic, smooth = both_maps(kspace)
+    support = (periodic != 0).any(0)
+    assert torch.equal((smooth != 0).any(0), support)
+    assert_close(torch.linalg.vector_norm(smooth, dim=0)[support], torch.ones(int(support.sum())))
+    block = calibration_block(kspace, line_mask(N, N, 24)[:, 0], (0, N))
+    assert_close(aligned_in_phase(smooth, block), smooth, atol=1e-5)
+
+
+def test_coils_too_fine_for_the_polynomials_keep_espirits_maps_and_say_so(caplog):
+    generator = torch.Generator().manual_seed(0)
+    waves = torch.zeros(N_COILS, N, N, dtype=torch.complex64)
+    waves[:, N // 2 - 2 : N // 2 + 3, N // 2 - 2 : N // 2 + 3] = torch.randn(
+        (N_COILS, 5, 5), dtype=torch.complex64, generator=generator
+    )
+    coils = torch.nn.functional.normalize(fft_centred(waves), dim=0)
+    periodic, smooth = both_maps(scan(head(1.0), coils))
+    assert torch.equal(smooth, periodic)
+    assert "of the calibration lines unexplained" in caplog.text
+
+
+def test_a_single_coil_keeps_its_map():
+    maps = torch.ones((1, N, N), dtype=torch.complex64)
+    lines = line_mask(N, N, 24)[:, 0]
+    assert smooth_maps(scan(head(1.0), maps), lines, (0, N), maps) is maps
