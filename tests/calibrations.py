@@ -38,10 +38,13 @@ CONDITIONS = Conditions(
 )
 
 
-def observation(rng: np.random.Generator, acceleration: float = 4.0) -> Observation:
-    """A clean scan: its error follows disagreement and misfit, its sentinels deviate by chance alone."""
+def observation(
+    rng: np.random.Generator, acceleration: float = 4.0, *, harmed: bool = False, subject: str = ""
+) -> Observation:
+    """A scan whose error follows disagreement and misfit; sentinels deviate by chance, and by all harm done to it."""
     disagreement, misfit = np.exp(rng.normal(-3, 0.7)), np.exp(rng.normal(0, 0.2))
-    error = disagreement * misfit * np.exp(rng.normal(0.3, 0.15))
+    harm = np.exp(rng.uniform(0, 2)) if harmed else 1.0
+    error = disagreement * misfit * harm * np.exp(rng.normal(0.3, 0.15))
     conditions = replace(
         CONDITIONS,
         acceleration=acceleration,
@@ -49,21 +52,31 @@ def observation(rng: np.random.Generator, acceleration: float = 4.0) -> Observat
         noise_sd=float(np.exp(rng.uniform(-5, -3))),
         pixel_mm=float(rng.uniform(1.8, 2.4)),
     )
-    evidence = {"misfit": float(misfit), "sentinel": float(np.exp(rng.normal(0, 0.2)))}
+    deviation = float(harm * np.exp(rng.normal(0, 0.2)))
+    evidence = {"misfit_column": float(misfit), "sentinel": deviation, "sentinel_image": deviation}
     missed = tuple(float(max(0.0, 0.5 - 0.1 * scale)) for scale in SCALES)
-    return Observation(conditions, 1 - float(disagreement), evidence, float(max(1 - error, 0.01)), missed)
+    ssim = float(max(1 - error, 0.01))
+    return Observation(subject, harmed, conditions, 1 - float(disagreement), evidence, ssim, missed)
 
 
-def observations(n: int, seed: int = 0) -> list[Observation]:
-    """Scans at R = 2 and 4 in turn."""
-    rng = np.random.default_rng(seed)
-    return [observation(rng, acceleration=2.0 + 2 * (number % 2)) for number in range(n)]
+def observations(n: int, seed: int = 0, *, harmed: bool = False) -> list[Observation]:
+    """Scans at R = 2 and 4 in turn, two of each subject."""
+    rng = np.random.default_rng([seed, harmed])
+    return [
+        observation(rng, acceleration=2.0 + 2 * (number % 2), harmed=harmed, subject=f"{seed} {number // 2}")
+        for number in range(n)
+    ]
+
+
+def clean_and_harmed(n: int) -> list[Observation]:
+    """What a calibration is made from: ``n`` clean scans, and as many that were harmed on purpose."""
+    return [*observations(n), *observations(n, harmed=True)]
 
 
 @functools.cache
 def calibration_of(n: int) -> Calibration:
     """A calibration from ``n`` such scans."""
-    return Calibration((fit_method(observations(n)),), f"{n} drawn numbers", "2", "0.0.0")
+    return Calibration((fit_method(clean_and_harmed(n)),), f"{n} drawn numbers", "2", "0.0.0")
 
 
 def calibration_for_scan(scan: Path, settings: Settings, out: Path) -> Path:
@@ -76,7 +89,7 @@ def calibration_for_scan(scan: Path, settings: Settings, out: Path) -> Path:
     fitted = []
     for method in settings.methods:
         conditions = conditions_of(plane, method, run)
-        drawn = [replace(one, conditions=conditions) for one in observations(40)]
+        drawn = [replace(one, conditions=conditions) for one in clean_and_harmed(40)]
         fitted.append(fit_method(drawn))
     write(Calibration(tuple(fitted), "drawn numbers", DEFINITION_VERSION, "0.0.0"), out)
     return out

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from calibrations import CONDITIONS, N_PIXELS, calibration_of, observation, observations
+from calibrations import CONDITIONS, N_PIXELS, calibration_of, clean_and_harmed, observation, observations
 
 from steadymr.errors import SettingsError
 from steadymr.stability.calibration import Judgement, judge, load, write
@@ -41,29 +41,51 @@ def test_the_score_ranks_scans_as_their_true_ssim_does() -> None:
     """Agreement and evidence together order scans by error."""
     new = observations(200, seed=8)
     ranks = [np.argsort(np.argsort(values)) for values in ([judged(one).score for one in new], [o.ssim for o in new])]
-    assert np.corrcoef(*ranks)[0, 1] > 0.9
+    assert np.corrcoef(*ranks)[0, 1] > 0.85
 
 
 def test_one_clean_scan_in_twenty_sounds_an_alarm() -> None:
-    """All alarms together keep to the false alarms they were given."""
-    alarms = np.mean([bool(judged(one).alarms) for one in observations(600, seed=9)])
+    """The alarm keeps to the false alarms it was given, on scans that no one has fitted anything to."""
+    alarms = np.mean([judged(one).alarm is not None for one in observations(600, seed=9)])
     assert 0.02 <= alarms <= 0.09
 
 
 def test_a_deviation_on_the_sentinels_sounds_and_lowers_the_score() -> None:
     """What all samples share and the withheld lines contradict costs score, though the samples agree."""
     clean = observation(np.random.default_rng(3))
-    attacked = replace(clean, evidence={**clean.evidence, "sentinel": 40.0})
-    assert judged(attacked).alarms[0].name == "sentinel"
-    assert judged(attacked).alarms[0].beyond_all
+    assert judged(clean).alarm is None
+    attacked = replace(clean, evidence={**clean.evidence, "sentinel": 40.0, "sentinel_image": 40.0})
+    alarm = judged(attacked).alarm
+    assert alarm is not None
+    assert {witness.name for witness in alarm.witnesses} >= {"sentinel", "sentinel_image"}
+    assert alarm.beyond_all
+    assert alarm.factor > 5
     assert judged(attacked).score < judged(clean).score - 0.1
     assert judged(attacked).interval_scale > judged(clean).interval_scale
 
 
 def test_a_scan_without_sentinels_is_judged_without_them() -> None:
-    """The other evidence has the false alarms for itself."""
-    new = [replace(one, evidence={"misfit": one.evidence["misfit"]}) for one in observations(400, seed=10)]
-    assert 0.02 <= np.mean([bool(judged(one).alarms) for one in new]) <= 0.09
+    """There is a reading for what is left, with a bound of its own that holds."""
+    evidence = ("misfit_column",)
+    new = [replace(o, evidence={name: o.evidence[name] for name in evidence}) for o in observations(400, seed=10)]
+    assert 0.85 <= np.mean([one.ssim >= judged(one).score for one in new]) <= 0.95
+
+
+def test_harm_that_only_sentinels_show_lowers_the_score_by_what_it_costs() -> None:
+    """Scores of clean and harmed scans rank together, though agreement says nothing of the harm."""
+    mixed = [*observations(200, seed=11), *observations(200, seed=11, harmed=True)]
+    ranks = [np.argsort(np.argsort(v)) for v in ([judged(o).score for o in mixed], [o.ssim for o in mixed])]
+    assert np.corrcoef(*ranks)[0, 1] > 0.85
+    flagged = [judged(one).alarm is not None for one in mixed if one.harmed and one.evidence["sentinel"] > 3]
+    assert np.mean(flagged) > 0.9
+
+
+def test_a_calibration_without_harmed_scans_cannot_learn_from_sentinels() -> None:
+    """On clean scans alone they say nothing of the error, so the score hardly follows them."""
+    blind = fit_method(observations(300)).readings[0].error.added.weights
+    seeing = fit_method(clean_and_harmed(300)).readings[0].error.added.weights
+    total = [weights.get("sentinel_image", 0.0) for weights in (blind, seeing)]
+    assert total[0] < 0.1 < 0.7 < total[1]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +114,7 @@ def test_outside_what_was_calibrated_there_is_a_sentence_instead(change: dict[st
 def test_evidence_that_the_score_needs_must_be_there() -> None:
     """A score is never made from half of what it was calibrated with."""
     found = judge(calibration_of(60), CONDITIONS, 0.95, {})
-    assert found == "the calibration needs the evidence 'misfit', which this scan does not give"
+    assert found == "the calibration needs the evidence 'misfit_column', which this scan does not give"
 
 
 def test_no_calibration_no_score() -> None:
@@ -112,7 +134,7 @@ def test_a_calibration_that_was_changed_is_refused(tmp_path: Path) -> None:
     """One digit is enough."""
     write(calibration_of(60), tmp_path / "mine.json")
     content = json.loads((tmp_path / "mine.json").read_text())
-    content["methods"][0]["cells"][0]["correction"] += 1
+    content["methods"][0]["readings"][0]["cells"][0]["correction"] += 1
     (tmp_path / "mine.json").write_text(json.dumps(content))
     with pytest.raises(SettingsError, match="was changed since it was written"):
         load(tmp_path / "mine.json")
@@ -182,7 +204,15 @@ def test_a_line_is_found_again() -> None:
     line = fit_linear(features, targets, ["x"])
     assert isinstance(line, Linear)
     assert line({"x": 1.0}) == pytest.approx(1.0, abs=0.1)
-    assert np.abs(cross_residuals(features, targets, ["x"])).max() < 0.3
+    assert np.abs(cross_residuals(features, targets, ["x"], [str(i) for i in range(40)])).max() < 0.3
+
+
+def test_a_group_is_never_on_both_sides_of_a_split() -> None:
+    """A model that had seen a group's other members would know its offset."""
+    features = [{"x": float(i % 2)} for i in range(40)]
+    offsets = [10.0 * (i // 20) for i in range(40)]
+    together = cross_residuals(features, offsets, ["x"], [str(i // 20) for i in range(40)])
+    assert np.abs(together).min() > 9
 
 
 @pytest.mark.parametrize(

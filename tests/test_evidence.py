@@ -109,14 +109,14 @@ def test_a_faulty_coil_is_named() -> None:
     assert found.places["sentinel_coil"] == "coil 2"
 
 
-def test_a_sample_variance_known_to_be_too_small_is_corrected() -> None:
-    """Spreading the samples by the square root of the factor makes the statistic what it should be."""
-    truth = ellipses(N, N) + smooth_draws(1, 50)[0]
-    timid = ellipses(N, N) + smooth_draws(8, 3) / 4
-    plain = evidence.sentinel_evidence(problem(), sentinels(truth), timid, EYE, rng())
-    corrected = evidence.sentinel_evidence(problem(), sentinels(truth), timid, EYE, rng(), variance_factor=16.0)
-    assert plain.values["sentinel"] > 2
-    assert corrected.values["sentinel"] < 0.6 * plain.values["sentinel"]
+def test_variances_are_right_for_opposite_pairs_and_for_independent_samples() -> None:
+    """The mean of opposite samples is exact; that of six independent ones has a sixth of their variance."""
+    independent = noise(6, 4000)
+    opposite = torch.stack([independent[:3], -independent[:3]], dim=1).flatten(0, 1)
+    for samples, of_one, of_mean in ((independent, 2.0, 2.0 / 6), (opposite, 2.0, 0.0)):
+        variance, variance_of_mean = evidence.variances(samples / NOISE_SD)
+        assert float(variance.mean()) == pytest.approx(of_one, rel=0.05)
+        assert float(variance_of_mean.mean()) == pytest.approx(of_mean, abs=0.02)
 
 
 def test_the_residual_of_the_true_image_is_the_noise() -> None:
@@ -168,11 +168,12 @@ def test_misfit_says_nothing_where_columns_mix() -> None:
 def test_samples_that_differ_by_noise_alone_are_dispersed_by_as_much_in_measured_k_space() -> None:
     """Energy is counted per sample of k-space where it was measured."""
     plain = problem()
-    samples = ellipses(N, N) + noise(200, N, N)
+    deviation = noise(100, N, N)
+    samples = ellipses(N, N) + torch.cat([deviation, -deviation])
     found = evidence.dispersion_evidence(plain, samples).values
     per_sample = float(plain.sense.normal(samples).abs().square().mean()) > 0
     assert per_sample
-    measured = (plain.sense.forward(samples) - plain.sense.forward(samples).mean(0)).abs().square().sum() / 199
+    measured = (plain.sense.forward(samples) - plain.sense.forward(samples).mean(0)).abs().square().sum() / 200
     n_measured = N_COILS * N * int(plain.sense.mask.sum())
     assert found["dispersion_measured"] == pytest.approx(float(measured) / n_measured / (2 * NOISE_SD**2), rel=1e-3)
     assert found["dispersion_unmeasured"] > 0

@@ -15,7 +15,7 @@ from torch import Tensor
 from steadymr.recon.likelihood import Likelihood
 from steadymr.recon.noise import complex_normal
 from steadymr.recon.operators import Sense, cg_sense
-from steadymr.recon.samplers import decoupled_annealing, noise_levels, preconditioned_langevin, tempered
+from steadymr.recon.samplers import decoupled_annealing, noise_levels, preconditioned_langevin, symmetric, tempered
 
 SIZE, NOISE_SD, N_SAMPLES = 16, 0.05, 200
 
@@ -127,3 +127,31 @@ def test_levels_fall_from_first_to_last():
     assert levels[-1] == pytest.approx(0.01)
     assert list(levels) == sorted(levels, reverse=True)
     assert noise_levels(1, 0.3) == pytest.approx((0.3,))
+
+
+def test_samples_in_opposite_pairs_have_nearly_the_mean_of_many() -> None:
+    """Eight of them come closer to the exact mean than eight independent ones of the same posterior could."""
+    made = case(lesion_or_not, 4)
+    error, _, _ = agreement(draw(preconditioned_langevin, made, 20, 8), made)
+    assert error < 0.25 < (1 / 8) ** 0.5
+
+
+@pytest.mark.parametrize(
+    "turn", [lambda x: x.flip(-1), lambda x: x.flip(-2), lambda x: torch.stack([-x[:, 1], x[:, 0]], 1)]
+)
+def test_a_symmetric_prior_is_the_same_for_every_view_on_average(turn) -> None:
+    """Mirrored or turned in phase, an image gets the mirrored or turned estimate of a network that knows one view."""
+
+    def network(x: Tensor, sigma: Tensor) -> Tensor:
+        ramp = torch.linspace(0, 1, SIZE)
+        return x * (ramp + ramp[:, None]) / 2 + torch.tensor([0.3, 0.0])[:, None, None]
+
+    image = complex_normal((1, SIZE, SIZE), torch.Generator().manual_seed(0), torch.device("cpu"))
+    images = torch.view_as_real(image).movedim(-1, 1).expand(6000, -1, -1, -1)
+    sigma = torch.ones(6000)
+    means = [
+        symmetric(network, torch.Generator().manual_seed(seed))(x, sigma).mean(0, keepdim=True)
+        for seed, x in ((1, images), (2, turn(images)))
+    ]
+    assert torch.allclose(turn(means[0]), means[1], atol=0.06)
+    assert not torch.allclose(turn(network(images[:1], sigma)), network(turn(images[:1]), sigma), atol=0.06)

@@ -10,11 +10,13 @@ import numpy as np
 from scans import observation
 from scipy import stats
 
-from steadymr.stability.calibration import ALARM_WEIGHTS, Calibration, Judgement, judge
+from steadymr.calibrate import fit
+from steadymr.stability.calibration import OPTIONAL, TELLING, Calibration, Judgement, judge
 from steadymr.stability.fit import SCALES, Observation
 
 METHOD = "diffusion"
 DAMAGE_DB = 1.0
+MIXED = ("clean", "noise", "imperfection", "attack")  #: scans whose scores are ranked together
 SMALLEST_GROUP = 10  #: images of a condition; the coverage of fewer says nothing
 TARGETS = {
     "Spearman, clean, pooled": 0.95,
@@ -56,15 +58,11 @@ def figures(rows: Sequence[dict[str, Any]], calibration: Calibration) -> dict[st
     damage = _damage(seen[4])
     for n in (0, 2, 4):
         found |= _attacks(seen[n], damage, n)
-        mixed = [
-            one
-            for one in seen[n]
-            if one.judged is not None and one.case["kind"] in ("clean", "noise", "imperfection", "attack")
-        ]
+        mixed = [one for one in seen[n] if one.judged is not None and one.case["kind"] in MIXED]
         found[_pooled_name(n)] = _spearman([one.score for one in mixed], [one.found.ssim for one in mixed])
     found |= _imperfections(seen[4], damage) | _lesions(seen[4]) | _cost(rows)
     found["baselines"] = {name: _baseline(seen[4], judged, value) for name, value in BASELINES.items()}
-    found["ablation"] = _ablation(rows, calibration, damage)
+    found["ablation"] = {}
     found["refused"] = [row["case"] | {"why": row["refused"]} for row in rows if "refused" in row]
     found["worst miss"] = _worst_miss(judged)
     return found
@@ -97,15 +95,13 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _seen(row: dict[str, Any], calibration: Calibration, n_sentinels: int, without: str = "") -> list[Seen]:
-    images = [image for image in row["images"] if image["conditions"]["method"] == METHOD]
-    return [_judged(row["case"], image, calibration, n_sentinels, without) for image in images]
+def _seen(row: dict[str, Any], calibration: Calibration, n_sentinels: int) -> list[Seen]:
+    return [_judged(row["case"], image, calibration, n_sentinels) for image in _of(row)]
 
 
-def _judged(case: dict[str, Any], image: dict[str, Any], calibration: Calibration, n: int, without: str) -> Seen:
-    found = observation(image, n)
-    evidence = {name: value for name, value in found.evidence.items() if name != without}
-    judged = judge(calibration, found.conditions, found.agreement, evidence)
+def _judged(case: dict[str, Any], image: dict[str, Any], calibration: Calibration, n: int) -> Seen:
+    found = observation(case, image, n)
+    judged = judge(calibration, found.conditions, found.agreement, found.evidence)
     return Seen(case, image, found, judged if isinstance(judged, Judgement) else None)
 
 
@@ -187,7 +183,7 @@ def _attacks(seen: Sequence[Seen], clean_db: dict[tuple[Any, ...], float], n: in
 
 
 def _flagged(seen: Sequence[Seen]) -> float:
-    return _mean([float(bool(one.judged.alarms)) for one in seen if one.judged is not None])
+    return _mean([float(one.judged.alarm is not None) for one in seen if one.judged is not None])
 
 
 def _imperfections(seen: Sequence[Seen], clean_db: dict[tuple[Any, ...], float]) -> dict[str, float]:
@@ -217,7 +213,7 @@ def _cost(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def _baseline(seen: Sequence[Seen], judged: Sequence[Seen], value: Callable[[Seen], float]) -> dict[str, float]:
-    mixed = [one for one in seen if one.case["kind"] in ("clean", "noise", "imperfection", "attack")]
+    mixed = [one for one in seen if one.case["kind"] in MIXED]
     return {
         "clean": _spearman([-value(one) for one in judged], [one.found.ssim for one in judged]),
         "pooled": _spearman([-value(one) for one in mixed], [one.found.ssim for one in mixed]),
@@ -225,28 +221,36 @@ def _baseline(seen: Sequence[Seen], judged: Sequence[Seen], value: Callable[[See
     }
 
 
-def _ablation(
-    rows: Sequence[dict[str, Any]], calibration: Calibration, clean_db: dict[tuple[Any, ...], float]
-) -> dict[str, dict[str, float]]:
-    """Attacks and imperfections flagged when one alarm is silent, and false alarms then."""
+def ablation(rows: Sequence[dict[str, Any]], seen: Sequence[Observation]) -> dict[str, dict[str, float]]:
+    """What is left when one piece of evidence is taken away before calibrating: rank, attacks and false alarms."""
     found = {}
-    for name in ALARM_WEIGHTS:
-        silent = _silenced(calibration, name)
-        seen = [one for row in rows for one in _seen(row, silent, 4)]
-        found[f"without the alarm of {name}"] = {
-            "attacks": _flagged(_damaged(seen, clean_db, kind="attack")),
-            "imperfections": _flagged(_damaged(seen, clean_db, kind="imperfection")),
-            "false alarms": _flagged([one for one in seen if one.case["kind"] == "clean"]),
+    for name in ("", *TELLING, *OPTIONAL):
+        if name and not any(name in one.evidence for one in seen):
+            continue
+        less = fit([_without(one, name) for one in seen if one.conditions.method == METHOD], "less")
+        judged = [_judged(row["case"], _image_without(image, name), less, 4) for row in rows for image in _of(row)]
+        clean_db = _damage(judged)
+        mixed = [one for one in judged if one.judged is not None and one.case["kind"] in MIXED]
+        found["with all" if not name else f"without {name}"] = {
+            "pooled Spearman": _spearman([one.score for one in mixed], [one.found.ssim for one in mixed]),
+            "attacks": _flagged(_damaged(judged, clean_db, kind="attack")),
+            "imperfections": _flagged(_damaged(judged, clean_db, kind="imperfection")),
+            "false alarms": _flagged([one for one in judged if one.case["kind"] == "clean"]),
         }
     return found
 
 
-def _silenced(calibration: Calibration, name: str) -> Calibration:
-    methods = [
-        replace(method, alarms=tuple(alarm for alarm in method.alarms if alarm.name != name))
-        for method in calibration.methods
-    ]
-    return replace(calibration, methods=tuple(methods))
+def _of(row: dict[str, Any]) -> list[dict[str, Any]]:
+    return [image for image in row["images"] if image["conditions"]["method"] == METHOD]
+
+
+def _without(one: Observation, name: str) -> Observation:
+    return replace(one, evidence={key: value for key, value in one.evidence.items() if key != name})
+
+
+def _image_without(image: dict[str, Any], name: str) -> dict[str, Any]:
+    less = {n: {key: v for key, v in one.items() if key != name} for n, one in image["evidence"].items()}
+    return image | {"evidence": less}
 
 
 def _worst_miss(judged: Sequence[Seen]) -> dict[str, Any]:

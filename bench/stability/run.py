@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from figures import figures, table
+from figures import ablation, figures, table
 from picture import write_worst_miss
 from scans import Case, attack_models, cases, observation, row
 
 from steadymr.calibrate import fit
 from steadymr.config import Settings, load_settings
 from steadymr.models import load_models
-from steadymr.stability.calibration import Calibration, load
+from steadymr.stability.calibration import load
+from steadymr.stability.fit import Observation
 from steadymr.volume.judging import shipped_calibration
 
 ACCELERATIONS = (2, 4, 6, 8)
@@ -67,8 +68,11 @@ def main() -> None:
     if not arguments.report:
         _look_at(wanted, plan, rows_path, arguments.processes)
     rows = [json.loads(line) for line in rows_path.read_text().splitlines()]
-    calibration = _calibration(rows, plan)
-    found = figures([one for one in rows if one["case"]["purpose"] == "test"], calibration)
+    judged_on = [one for one in rows if one["case"]["purpose"] == "test"]
+    seen = _seen(rows) if plan.n_calibration else []
+    found = figures(judged_on, fit(seen, "calibration subjects of this run") if seen else load(shipped_calibration()))
+    if seen:
+        found["ablation"] = ablation(judged_on, seen)
     (arguments.out / "result.json").write_text(json.dumps(found, indent=2) + "\n")
     if found["worst miss"] and not arguments.report:
         write_worst_miss(found["worst miss"], plan.settings, plan.matrix, arguments.out / "worst_miss.png")
@@ -118,11 +122,9 @@ def _row(case: Case, settings: Settings, matrix: int | None) -> dict[str, Any]:
     return row(case, settings, load_models(settings), matrix)
 
 
-def _calibration(rows: list[dict[str, Any]], plan: Plan) -> Calibration:
-    if not plan.n_calibration:
-        return load(shipped_calibration())
-    images = [image for one in rows if one["case"]["purpose"] == "calibration" for image in one["images"]]
-    return fit([observation(image, 4) for image in images], "calibration subjects of this run")
+def _seen(rows: list[dict[str, Any]]) -> list[Observation]:
+    ours = [one for one in rows if one["case"]["purpose"] == "calibration"]
+    return [observation(one["case"], image, 4) for one in ours for image in one["images"]]
 
 
 if __name__ == "__main__":

@@ -26,9 +26,8 @@ from steadymr.audit.surrogates import Surrogate, unet_surrogate, varnet_surrogat
 from steadymr.calibrate import N_SENTINELS, Subject, accelerated_settings, observation_of, run_of, subjects
 from steadymr.config import Settings
 from steadymr.errors import SteadymrError, WeightsError
+from steadymr.harm import IMPERFECTIONS, harmed_planes, imperfection
 from steadymr.models import Models
-from steadymr.perturb.base import parameters_of
-from steadymr.perturb.catalogue import PERTURBATIONS, build
 from steadymr.recon.problem import Problem, prepare, whitened_slice
 from steadymr.recon.weights import load_unet, load_varnet
 from steadymr.sentinels import place
@@ -42,9 +41,6 @@ from steadymr.volume.fallback import Deadline
 from steadymr.volume.planes import Plane, Run
 from steadymr.volume.reconstruct import examined, make_images, reconstruct_plane, reference_of, sample_plane, scored
 
-#: Imperfections that are judged, each at half and at the whole of its plausible range. Dwell times are no strength.
-IMPERFECTIONS = tuple(name for name in PERTURBATIONS if name != "thermal_noise")
-
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -53,7 +49,7 @@ class Case:
     purpose: Purpose
     subject: int
     acceleration: int
-    kind: str  #: "clean", "noise", "imperfection", "attack", "adaptive", "all knowing" or "lesion"
+    kind: str  #: "clean", "harm", "noise", "imperfection", "attack", "adaptive", "all knowing" or "lesion"
     name: str = ""  #: of the imperfection, or of the surrogate
     strength: float = 0.0  #: share of the imperfection's range, or relative norm of the attack
 
@@ -64,11 +60,12 @@ class Case:
 
 
 def cases(purpose: Purpose, n_subjects: int, accelerations: Sequence[int], surrogates: Sequence[str]) -> list[Case]:
-    """All cases of one purpose; calibration has clean ones only."""
+    """All cases of one purpose; calibration has clean ones, and each once more after some harm, as `calibrate` does."""
     numbers = range(n_subjects)
     clean = [Case(purpose, number, r, "clean") for number in numbers for r in accelerations]
     if purpose == "calibration":
-        return clean
+        return [*clean, *(replace(case, kind="harm") for case in clean)]
+    # each imperfection at half and at the whole of its plausible range
     names = [(name, share) for share in (1.0, 0.5) for name in IMPERFECTIONS]
     imperfect = [
         Case(purpose, number % n_subjects, 4, "imperfection", name, share)
@@ -111,11 +108,17 @@ def results(case: Case, settings: Settings, models: Models, matrix: int | None) 
     return list(reconstruct_plane(Plane(kspace, problem), truth, run, Deadline()))
 
 
-def observation(image: dict[str, Any], n_sentinels: int) -> Observation:
+def observation(case: dict[str, Any], image: dict[str, Any], n_sentinels: int) -> Observation:
     """One image of a row as calibrations know it, seen with so many sentinel lines."""
-    evidence = image["evidence"][str(n_sentinels)]
-    conditions = Conditions(**image["conditions"])
-    return Observation(conditions, image["agreement"], evidence, image["ssim"], tuple(image["misses"]))
+    return Observation(
+        subject=f"{case['purpose']} {case['subject']}",
+        harmed=case["kind"] == "harm",
+        conditions=Conditions(**image["conditions"]),
+        agreement=image["agreement"],
+        evidence=image["evidence"][str(n_sentinels)],
+        ssim=image["ssim"],
+        misses=tuple(image["misses"]),
+    )
 
 
 def attack_models(names: Sequence[str]) -> dict[str, Any]:
@@ -132,8 +135,12 @@ def attack_models(names: Sequence[str]) -> dict[str, Any]:
 
 def _images(case: Case, settings: Settings, models: Models, matrix: int | None) -> Iterator[dict[str, Any]]:
     kspace, truth = _scan(case, settings, matrix)
-    for problem in prepare(kspace):
-        yield from _looked_at(Plane(kspace, problem), truth, settings, models)
+    planes: Iterator[Plane] = (Plane(kspace, problem) for problem in prepare(kspace))
+    if case.kind == "harm":
+        rng = np.random.default_rng([case.subject, case.acceleration])
+        planes = harmed_planes(kspace, models, case.subject + case.acceleration // 2, rng)
+    for plane in planes:
+        yield from _looked_at(plane, truth, settings, models)
 
 
 def _scan(case: Case, settings: Settings, matrix: int | None) -> tuple[KSpace, KSpace]:
@@ -153,23 +160,13 @@ def _full_scan(case: Case, settings: Settings, folder: Path, matrix: int | None)
 def _changed(case: Case, kspace: KSpace, full: KSpace, settings: Settings) -> tuple[KSpace, KSpace]:
     """The scan as the case wants it, and the full scan that tells its truth."""
     if case.kind in ("noise", "imperfection"):
-        return perturb.apply(kspace, (_imperfection(case.name, case.strength),), case.subject), full
+        return perturb.apply(kspace, (imperfection(case.name, case.strength),), case.subject), full
     if case.kind == "lesion":
         full = _with_lesion(full, case)
         return accelerated(full, settings), full
     if case.kind in ("attack", "adaptive", "all knowing"):
         return _attacked(case, kspace, full), full
     return kspace, full
-
-
-def _imperfection(name: str, share: float) -> perturb.Perturbation:
-    """One imperfection with all its strengths at a share of their plausible range; counts at one at least."""
-    kind = PERTURBATIONS[name]
-    strengths = perturb.strengths_of(kind)
-    facts = {key: value for key, value in parameters_of(kind).items() if key in strengths}
-    values = {key: value.low + share * (value.high - value.low) for key, value in facts.items()}
-    whole_ones = {key for key, value in facts.items() if value.whole}
-    return build(name, {key: float(max(1, round(v))) if key in whole_ones else v for key, v in values.items()})
 
 
 def _attacked(case: Case, kspace: KSpace, full: KSpace) -> KSpace:

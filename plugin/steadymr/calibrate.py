@@ -1,20 +1,26 @@
-"""Make a calibration: reconstruct fully sampled scans as if they had been accelerated, and compare with their truth."""
+"""Make a calibration: reconstruct fully sampled scans as if they had been accelerated, and compare with their truth.
+
+Each scan is looked at as it is, and once more after some harm was done to it on purpose: see `steadymr.harm`.
+"""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import count, repeat
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from steadymr import __version__
 from steadymr.config import Settings
 from steadymr.errors import SettingsError
+from steadymr.harm import harmed_planes
 from steadymr.models import Models, load_models
 from steadymr.perturb import parse_all
 from steadymr.recon.problem import prepare
@@ -32,6 +38,8 @@ from steadymr.volume.fallback import Deadline
 from steadymr.volume.judging import shipped_calibration
 from steadymr.volume.planes import Plane, Run, conditions_of
 from steadymr.volume.reconstruct import reconstruct_plane
+
+logger = logging.getLogger(__name__)
 
 FOV_MM = 230.0  #: of simulated heads
 MATRICES = (96, 96, 128, 96)
@@ -93,7 +101,7 @@ def calibrate_simulated(
     """Calibrate with simulated heads, each at every acceleration; never with those that figures are reported on."""
     refuse_in_use(out, settings)
     heads = subjects(n_subjects)
-    tasks = [heads, repeat(settings), repeat(tuple(accelerations))]
+    tasks = [heads, count(), repeat(settings), repeat(tuple(accelerations))]
     return _calibrated(_mapped(_observe_subject, tasks, len(heads), n_processes, progress), "simulated heads", out)
 
 
@@ -112,7 +120,10 @@ def calibrate_scans(
     if ``out`` is in use.
     """
     refuse_in_use(out, settings)
-    tasks = [scans, repeat(settings), repeat(tuple(accelerations))]
+    alone = len(scans) == 1
+    if alone:
+        logger.warning("only one scan: its volumes count as subjects, so that the bound may be too high for others")
+    tasks = [scans, count(), repeat(settings), repeat(tuple(accelerations)), repeat(alone)]
     made_from = f"{len(scans)} fully sampled scans"
     return _calibrated(_mapped(_observe_file, tasks, len(scans), n_processes, progress), made_from, out)
 
@@ -129,23 +140,20 @@ def refuse_in_use(out: Path, settings: Settings) -> None:
             )
 
 
-def observe(full: KSpace, settings: Settings, models: Models) -> Iterator[Observation]:
-    """Images of one fully sampled volume, accelerated as the settings say, each with its true error."""
-    for plane, result in scored_planes(accelerated(full, settings), full, settings, models):
-        observation = observation_of(plane, result, run_of(settings, models))
-        if observation is not None:
-            yield observation
+def observe(full: KSpace, settings: Settings, models: Models, subject: str, number: int) -> Iterator[Observation]:
+    """Images of one fully sampled volume, accelerated as the settings say, clean and harmed, each with its true error.
 
-
-def scored_planes(
-    kspace: KSpace, full: KSpace, settings: Settings, models: Models
-) -> Iterator[tuple[Plane, SliceResult]]:
-    """Every image of a volume that is compared with its full scan, and where it comes from; no calibration is used."""
-    run = run_of(settings, models)
-    for problem in prepare(kspace, device=models.device):
-        plane = Plane(kspace, problem)
-        for result in reconstruct_plane(plane, full, run, Deadline()):
-            yield plane, result
+    ``number`` decides the kind of harm; its details follow from it and from the subject.
+    """
+    kspace, run = accelerated(full, settings), run_of(settings, models)
+    rng = np.random.default_rng([number, *subject.encode()])
+    clean = (Plane(kspace, problem) for problem in prepare(kspace, device=models.device))
+    for planes, harmed in ((clean, False), (harmed_planes(kspace, models, number, rng), True)):
+        for plane in planes:
+            for result in reconstruct_plane(plane, full, run, Deadline()):
+                observation = observation_of(plane, result, run, subject, harmed=harmed)
+                if observation is not None:
+                    yield observation
 
 
 def run_of(settings: Settings, models: Models) -> Run:
@@ -153,7 +161,9 @@ def run_of(settings: Settings, models: Models) -> Run:
     return Run(settings, models, parse_all(settings.perturb), Stopwatch(), lambda what: None)
 
 
-def observation_of(plane: Plane, result: SliceResult, run: Run) -> Observation | None:
+def observation_of(
+    plane: Plane, result: SliceResult, run: Run, subject: str = "", *, harmed: bool = False
+) -> Observation | None:
     """What a calibration learns from one image; None where there is nothing to compare."""
     stability, samples = result.stability, result.samples
     if result.truth is None or samples is None or result.reference is None or stability.agreement is None:
@@ -161,6 +171,8 @@ def observation_of(plane: Plane, result: SliceResult, run: Run) -> Observation |
     mean = samples.data.mean(axis=0)[0]
     signal = local_signal(mean, tissue_mask(mean), pixel_mm(result.image))
     return Observation(
+        subject=subject,
+        harmed=harmed,
         conditions=conditions_of(plane, result.image.method, run),
         agreement=stability.agreement,
         evidence=stability.evidence,
@@ -179,8 +191,9 @@ def fit(observations: Sequence[Observation], made_from: str) -> Calibration:
 
 
 def _calibrated(observations: Sequence[Observation], made_from: str, out: Path) -> Calibration:
-    n_images = len(observations)
-    return write(fit(observations, f"{made_from}, {n_images} images"), out)
+    n_clean = sum(not one.harmed for one in observations)
+    made_from = f"{made_from}, {n_clean} clean images and {len(observations) - n_clean} harmed on purpose"
+    return write(fit(observations, made_from), out)
 
 
 def _mapped(
@@ -208,19 +221,25 @@ def _each(
         yield from pool.map(observe_one, *tasks)
 
 
-def _observe_subject(subject: Subject, settings: Settings, accelerations: tuple[int, ...]) -> list[Observation]:
+def _observe_subject(
+    subject: Subject, number: int, settings: Settings, accelerations: tuple[int, ...]
+) -> list[Observation]:
     with tempfile.TemporaryDirectory(prefix="steadymr-") as folder:
-        return _observe_file(subject.simulate(Path(folder) / "scan.h5"), settings, accelerations)
+        path = subject.simulate(Path(folder) / f"{subject.purpose}-{subject.number}.h5")
+        return _observe_file(path, number, settings, accelerations)
 
 
-def _observe_file(path: Path, settings: Settings, accelerations: tuple[int, ...]) -> list[Observation]:
+def _observe_file(
+    path: Path, number: int, settings: Settings, accelerations: tuple[int, ...], alone: bool = False
+) -> list[Observation]:
     models = load_models(settings)
     observations: list[Observation] = []
     with open_scan(path) as scan:
-        for full in whole(scan.readouts(), scan.header, settings):
-            for acceleration in accelerations:
+        for place, full in enumerate(whole(scan.readouts(), scan.header, settings)):
+            subject = f"{path.stem} {number}" + (f" volume {place}" if alone else "")
+            for turn, acceleration in enumerate(accelerations):
                 wanted = accelerated_settings(settings, acceleration)
-                observations.extend(observe(full, wanted, models))
+                observations.extend(observe(full, wanted, models, subject, number + place + turn))
     return observations
 
 

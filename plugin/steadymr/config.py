@@ -110,11 +110,11 @@ class StabilitySettings(_Section):
     calibration: Path | None = None  #: made by ``steadymr calibrate``; None: the one that comes with steadymr
     anatomy: str = ""  #: such as head, where the scan's header does not say the body part
     tolerance_percent: Annotated[float, Field(gt=0)] = 20.0  #: of the local signal; wider intervals make a region
-    site_model: str | None = None  #: name or path of imperfections to draw, see ``steadymr list sites``; None: none
+    site_model: str | None = None  #: name or path of imperfections to draw: ``steadymr list site-models``; None: none
     site_draws: Annotated[int, Field(ge=2, le=64)] = 4  #: of the site model
     site_samples: Annotated[int, Field(ge=2, le=64)] = 2  #: posterior samples for each draw
-    tempered: bool = False  #: half as many samples again, with the noise said to be stronger, as further evidence
-    cyclic: bool = False  #: the same price, measured again on other lines
+    tempered: bool = True  #: two more samples, with the noise said to be stronger, as further evidence
+    cyclic: bool = False  #: the same price: the image measured again on other lines
     vulnerability: VulnerabilitySettings = VulnerabilitySettings()
 
     @model_validator(mode="after")

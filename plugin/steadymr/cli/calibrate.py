@@ -50,6 +50,6 @@ def calibrate(
                 settings, out, n_subjects=subjects, accelerations=accelerations, n_processes=processes, progress=advance
             )
     for method in made.methods:
-        for cell in method.cells:
+        for cell in method.readings[0].cells:
             typer.echo(f"{method.method:12} R = {cell.acceleration:g}: {cell.n_scans} images")
     typer.echo(f"written: {out} (SHA-256 {made.sha256[:12]}); name it in stability.calibration")

@@ -24,8 +24,8 @@ from steadymr.types import KSpace
 POOLED_SAMPLES = 5  #: neighbours along the readout that share one variance, since samples are few
 BANDS = ("centre", "middle", "edge")  #: thirds of the distance from zero frequency, along k1
 NULL_MODE = 1e-4  #: combinations of pixels that are measured with less than this weight count as not measured
-CLEAN_EXCESS = 0.19  #: median over eight clean validation heads, see docs/sentinels.md
-CLEAN_SCATTER = 0.20  #: from the median deviation from that
+CLEAN_EXCESS = 0.01  #: median over 88 clean scans of 22 heads for calibration, see docs/sentinels.md
+CLEAN_SCATTER = 0.06  #: their standard deviation
 POOLED_COLUMNS = 3  #: image columns whose misfit is judged together
 
 
@@ -87,16 +87,15 @@ def sentinel_evidence(
     samples: Complex64[Tensor, "sample y x"],
     colouring: Complex64[Tensor, "coil coil2"],
     generator: torch.Generator,
-    *,
-    variance_factor: float = 1.0,
 ) -> Findings:
     """Compare withheld lines with the posterior predictive distribution, given by samples from the measured data.
 
     The statistic is the squared deviation from the samples' mean over the variance expected of it,
-    ``2 s^2 + (1 + 1/n) v``, with s the noise per real channel and v the samples' variance, averaged over a line's
-    samples and coils. It is 1 if the truth is one more sample. Coils and neighbouring samples are correlated, so its
-    scatter is not that of a chi-square: each sample in turn, with noise added, takes the measurement's place among the
-    others, and the logarithm of the measured statistic is held against those by Student's t, see `p_value`.
+    ``2 s^2 + v + w``, with s the noise per real channel, v the samples' variance and w that of their mean, averaged
+    over a line's samples and coils. It is 1 if the truth is one more sample. Coils and neighbouring samples are
+    correlated, so its scatter is not that of a chi-square: each sample in turn, with noise added, takes the
+    measurement's place among the other pairs, and the logarithm of the measured statistic is held against those by
+    Student's t, see `p_value`.
 
     Args:
         problem: as it was reconstructed, without the sentinels.
@@ -104,10 +103,8 @@ def sentinel_evidence(
         samples: at least three, drawn without redrawn noise.
         colouring: from `receiver_channels`.
         generator: the source of the noise that is added.
-        variance_factor: squared error of the samples' mean over their variance, known from scans with a truth; the
-            samples are spread by its root about their mean, since samplers tend to be too sure.
     """
-    predicted = _predicted(problem, sentinels, samples, variance_factor)
+    predicted = _predicted(problem, sentinels, samples)
     measured = _acquired(sentinels.kspace, sentinels)
     ratio = deviation(measured, predicted, problem.noise_sd)
     others = left_out(predicted, problem.noise_sd, generator)
@@ -141,7 +138,7 @@ def sentinel_deviation(
     samples: Complex64[Tensor, "sample y x"],
 ) -> Findings:
     """The same statistic for one image: its squared deviation from the withheld lines, over what samples allow."""
-    predicted = _predicted(problem, sentinels, samples, 1.0)
+    predicted = _predicted(problem, sentinels, samples)
     by_image = _acquired(predicted_lines(problem, image[None], sentinels.lines)[0], sentinels)
     difference = _square(_acquired(sentinels.kspace, sentinels) - by_image)
     return Findings({"sentinel_image": float((difference / _expected(predicted, problem.noise_sd)).mean())})
@@ -202,8 +199,7 @@ def dispersion_evidence(problem: Problem, samples: Complex64[Tensor, "sample y x
 
     The first stays at or below the noise, the second is what undersampling leaves open (arXiv 2606.28448).
     """
-    deviation = samples - samples.mean(0)
-    n = len(samples) - 1
+    deviation, n = samples - samples.mean(0), len(samples)
     everywhere = float(_square(deviation).sum()) / n
     measured = float((deviation.conj() * problem.sense.normal(deviation)).real.sum()) / n
     n_measured = problem.kspace.shape[0] * int(problem.sense.mask.expand(problem.kspace.shape[-2:]).sum())
@@ -215,9 +211,9 @@ def dispersion_evidence(problem: Problem, samples: Complex64[Tensor, "sample y x
     )
 
 
-def tempering_evidence(samples: Complex64[Tensor, "sample y x"], tempered: Complex64[Tensor, "sample y x"]) -> Findings:
+def tempering_evidence(samples: Complex64[Tensor, "sample y x"], tempered: Complex64[Tensor, "fewer y x"]) -> Findings:
     """How far the mean moves, relative to the samples' spread, when the noise is said to be stronger than it is."""
-    spread = _square(samples - samples.mean(0)).sum() / (len(samples) - 1)
+    spread = variances(samples)[0].sum()
     return Findings({"tempering": float((_square(samples.mean(0) - tempered.mean(0)).sum() / spread).sqrt())})
 
 
@@ -256,13 +252,27 @@ def _other_lines(mask: Bool[Tensor, "y #x"]) -> Bool[Tensor, "y #x"]:
     return torch.from_numpy(moved).to(mask.device)[:, None] & mask.any(0)[None]
 
 
+def variances(
+    samples: Complex64[Tensor, "sample *axes"],
+) -> tuple[Float[Tensor, "*axes"], Float[Tensor, "*axes"]]:
+    """The variance of one sample and that of the samples' mean, unbiased whether pairs are opposite or independent.
+
+    Samples come in antithetic pairs, see `steadymr.recon.noise.antithetic_normal`: their mean is surer than that of
+    as many independent ones, and by how much is seen from the means of pairs. A single pair does not tell, and counts
+    as exactly opposite.
+    """
+    n_pairs = len(samples) // 2
+    of_mean = torch.zeros_like(samples[0].real)
+    if n_pairs > 1:
+        of_pairs = (samples[: 2 * n_pairs : 2] + samples[1 : 2 * n_pairs : 2]) / 2
+        of_mean = _square(of_pairs - of_pairs.mean(0)).sum(0) / (n_pairs * (n_pairs - 1))
+    return _square(samples - samples.mean(0)).mean(0) + of_mean, of_mean
+
+
 def _predicted(
-    problem: Problem, sentinels: Sentinels, samples: Complex64[Tensor, "sample y x"], variance_factor: float
+    problem: Problem, sentinels: Sentinels, samples: Complex64[Tensor, "sample y x"]
 ) -> Complex64[Tensor, "sample coil line x2"]:
-    predicted = _acquired(predicted_lines(problem, samples, sentinels.lines), sentinels)
-    mean = predicted.mean(0)
-    spread: Tensor = mean + variance_factor**0.5 * (predicted - mean)
-    return spread
+    return _acquired(predicted_lines(problem, samples, sentinels.lines), sentinels)
 
 
 def _acquired(
@@ -275,9 +285,8 @@ def _expected(
     predicted: Complex64[Tensor, "sample coil line x"], noise_sd: Float[Tensor, ""]
 ) -> Float[Tensor, "coil line x"]:
     """Variance of a measurement about the samples' mean; the samples' own is averaged over neighbours."""
-    n = len(predicted)
-    variance = _square(predicted - predicted.mean(0)).sum(0) / (n - 1)
-    return 2 * noise_sd**2 + (1 + 1 / n) * _pooled(variance, POOLED_SAMPLES)
+    variance, of_mean = variances(predicted)
+    return 2 * noise_sd**2 + _pooled(variance + of_mean, POOLED_SAMPLES)
 
 
 def deviation(
@@ -302,9 +311,14 @@ def _deviation_by_coil(
 def left_out(
     predicted: Complex64[Tensor, "sample coil line x"], noise_sd: Float[Tensor, ""], generator: torch.Generator
 ) -> list[float]:
-    """The statistic of each sample, taken as the truth and measured with noise, against the others."""
+    """The statistic of each sample, taken as the truth and measured with noise, against the other pairs.
+
+    Of three samples only the one itself is taken out: two must be left to say how far they spread.
+    """
     noise = complex_normal(tuple(predicted.shape), generator, predicted.device) * noise_sd
-    others = [torch.cat([predicted[:i], predicted[i + 1 :]]) for i in range(len(predicted))]
+    width = 2 if len(predicted) > 3 else 1
+    firsts = [width * (i // width) for i in range(len(predicted))]
+    others = [torch.cat([predicted[:first], predicted[first + width :]]) for first in firsts]
     return [float(deviation(predicted[i] + noise[i], rest, noise_sd).mean()) for i, rest in enumerate(others)]
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Complex64, Float32
 from torch import Tensor
 
-from steadymr.recon.noise import complex_normal
+from steadymr.recon.noise import antithetic_normal
 from steadymr.recon.operators import Sense, conjugate_gradient
 
 N_ITERATIONS = 12  #: of conjugate gradients, where there is no direct solution; 4 lose a quarter of the variance
@@ -63,10 +63,10 @@ class Likelihood:
         return self._solve(self.adjoint * weight + guess / guess_sd**2, guess_sd, start=guess)
 
     def fluctuation(self, guess_sd: float, generator: torch.Generator) -> Complex64[Tensor, "sample y x"]:
-        """A draw from ``N(0, M)``."""
-        shape, device = tuple(self.adjoint.shape), self.adjoint.device
+        """Draws from ``N(0, M)``, in antithetic pairs."""
+        (n_samples, n_y, n_x), device = self.adjoint.shape, self.adjoint.device
         if self.sense.is_by_lines:  # white noise is white in the eigenvectors too
-            white = complex_normal((shape[2], shape[1], shape[0]), generator, device)
+            white = antithetic_normal(n_samples, (n_x, n_y), generator, device).movedim(0, -1)
             precision = self.sense.columns.precision(self.noise_sd**-2, guess_sd**-2)
             return self.sense.columns.from_modes(white / precision.sqrt())
         return self._perturb_and_optimise(guess_sd, generator)
@@ -74,8 +74,8 @@ class Likelihood:
     def _perturb_and_optimise(self, guess_sd: float, generator: torch.Generator) -> Complex64[Tensor, "sample y x"]:
         """``M u`` with u of covariance ``M^-1`` has covariance M (Orieux 2012, doi 10.1109/LSP.2012.2189104)."""
         n_samples, device = self.adjoint.shape[0], self.adjoint.device
-        in_kspace = complex_normal((n_samples, *self.sense.maps.shape), generator, device)
-        in_image = complex_normal(tuple(self.adjoint.shape), generator, device) / guess_sd
+        in_kspace = antithetic_normal(n_samples, tuple(self.sense.maps.shape), generator, device)
+        in_image = antithetic_normal(n_samples, tuple(self.adjoint.shape[1:]), generator, device) / guess_sd
         noise = self.sense.adjoint(in_kspace) / self.noise_sd[:, None, None] + in_image
         return self._solve(noise, guess_sd, start=in_image * guess_sd**2)
 

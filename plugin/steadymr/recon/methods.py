@@ -15,7 +15,15 @@ from steadymr.recon.coils import combine_coils
 from steadymr.recon.likelihood import Likelihood
 from steadymr.recon.operators import cg_sense, fft_centred, ifft_centred
 from steadymr.recon.problem import Problem, redraw_noise, whitened_slice
-from steadymr.recon.samplers import SIGMA_MAX, SIGMA_MIN, Denoiser, Sampler, noise_levels, preconditioned_langevin
+from steadymr.recon.samplers import (
+    SIGMA_MAX,
+    SIGMA_MIN,
+    Denoiser,
+    Sampler,
+    noise_levels,
+    preconditioned_langevin,
+    symmetric,
+)
 from steadymr.types import KSpace, Space
 
 Network: TypeAlias = Callable[[Tensor], Tensor]  #: (sample 2 y x) CG-SENSE images -> (sample 2 y x) estimates
@@ -71,6 +79,9 @@ def posterior_samples(
 ) -> Complex64[Tensor, "sample y x"]:
     """Images that prior and data allow, drawn all in one batch; zero outside the coils' support.
 
+    They come in antithetic pairs, so that their mean hardly depends on how few they are; the prior is made symmetric,
+    see `steadymr.recon.samplers.symmetric`.
+
     Args:
         problem: the slice as it was measured.
         denoiser: see `steadymr.recon.samplers`.
@@ -89,7 +100,7 @@ def posterior_samples(
         with torch.no_grad():
             likelihood, start = _likelihood(problem, n_samples, n_noise_draws, generator)
             levels = noise_levels(n_levels, sigma_max, _last_level(problem))
-            samples = sampler(denoiser, likelihood, start, levels=levels, generator=generator)
+            samples = sampler(symmetric(denoiser, generator), likelihood, start, levels=levels, generator=generator)
             return _finite(samples * problem.support, "the posterior sampler")
     except torch.cuda.OutOfMemoryError as error:
         raise DeviceError(

@@ -36,3 +36,17 @@ def complex_normal(
     parts = torch.randn((*shape, 2), generator=generator, device=generator.device)
     numbers: Tensor = torch.view_as_complex(parts.to(device))
     return numbers
+
+
+def antithetic_normal(
+    n: int, shape: tuple[int, ...], generator: torch.Generator, device: torch.device
+) -> Complex64[Tensor, "sample *shape"]:
+    """``n`` standard normal draws in pairs: each second one is the negative of the one before it.
+
+    Each by itself is what an independent draw would be. Posterior samples made from them err in opposite directions,
+    so that a few pairs have nearly the mean of infinitely many (antithetic variates, Hammersley and Morton 1956, doi
+    10.1017/S0305004100031455; for diffusion models arXiv 2506.06185).
+    """
+    drawn = complex_normal(((n + 1) // 2, *shape), generator, device)
+    pairs: Tensor = torch.stack([drawn, -drawn], dim=1).flatten(0, 1)[:n]
+    return pairs

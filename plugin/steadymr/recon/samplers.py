@@ -2,7 +2,8 @@
 
 Both use the exact likelihood, and the denoiser only as the gradient of the log prior, smoothed by noise of standard
 deviation sigma: ``grad log p_sigma(x) = (D(x, sigma) - x) / sigma^2`` (Tweedie). Samples differ as plausible images
-differ: ``tests/test_samplers.py`` holds their mean and variance against posteriors that are known exactly.
+differ: ``tests/test_samplers.py`` holds their mean and variance against posteriors that are known exactly. They come
+in antithetic pairs, see `steadymr.recon.noise`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from jaxtyping import Complex64
 from torch import Tensor
 
 from steadymr.recon.likelihood import Likelihood
-from steadymr.recon.noise import complex_normal
+from steadymr.recon.noise import antithetic_normal
 
 Denoiser: TypeAlias = Callable[[Tensor, Tensor], Tensor]  #: (sample 2 y x), sigma (sample) -> (sample 2 y x)
 #: Denoiser, likelihood and starting images in, images out; ``levels`` and ``generator`` by name.
@@ -69,10 +70,9 @@ def decoupled_annealing(
 
     The draw is exact, from ``N(x0; D(x, sigma), sigma^2) N(y; A x0, s^2)``. Wider than the posterior with few levels.
     """
-    shape, device = tuple(start.shape), start.device
     image = start
     for sigma in levels:
-        noisy = image + sigma * complex_normal(shape, generator, device)
+        noisy = image + sigma * antithetic_normal(len(start), tuple(start.shape[1:]), generator, start.device)
         mean = likelihood.mean(denoise(denoiser, noisy, sigma), sigma)
         image = mean + likelihood.fluctuation(sigma, generator)
     return image
@@ -91,6 +91,35 @@ def tempered(denoiser: Denoiser, temperature: float) -> Denoiser:
         return images + (denoiser(images, sigma) - images) / temperature
 
     return estimate
+
+
+def symmetric(denoiser: Denoiser, generator: torch.Generator) -> Denoiser:
+    """The denoiser of a prior that does not change when images are mirrored or turned in phase.
+
+    Networks learn that only nearly. At each call each image is mirrored at random along both axes and its phase turned
+    by a random angle, and the estimate is brought back; what a network does wrong for one of these views then averages
+    out over levels and samples, at no cost. Antithetic pairs share their view, or they would not stay opposite.
+    """
+
+    def estimate(images: Tensor, sigma: Tensor) -> Tensor:
+        n_pairs = (len(images) + 1) // 2
+        choices = torch.rand((3, n_pairs), generator=generator, device=generator.device).to(images.device)
+        across, along, angle = choices.repeat_interleave(2, dim=1)[:, : len(images), None, None, None]
+        cosine, sine = torch.cos(2 * torch.pi * angle), torch.sin(2 * torch.pi * angle)
+        view = _mirrored(_turned(images, cosine, sine), across < 0.5, along < 0.5)
+        return _turned(_mirrored(denoiser(view, sigma), across < 0.5, along < 0.5), cosine, -sine)
+
+    return estimate
+
+
+def _mirrored(images: Tensor, across: Tensor, along: Tensor) -> Tensor:
+    images = torch.where(across, images.flip(-1), images)
+    return torch.where(along, images.flip(-2), images)
+
+
+def _turned(images: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    real, imaginary = images[:, :1], images[:, 1:]
+    return torch.cat([cosine * real - sine * imaginary, sine * real + cosine * imaginary], dim=1)
 
 
 def denoise(

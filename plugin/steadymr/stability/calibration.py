@@ -1,15 +1,17 @@
 """What scores mean: a calibration made from scans whose truth is known, and what it says about one more image.
 
-A calibration speaks for the conditions it was made under, and for no others. For each method it holds
+A calibration speaks for the conditions it was made under, and for no others. It is made from clean scans and from
+scans that were harmed on purpose, by imperfections, noise and worst cases. For each method, and for each set of
+evidence that a scan can come with (a `Reading`), it holds
 
-- a linear map from agreement, conditions and evidence to the logit of ``1 - SSIM``, SSIM being that between the
-  delivered image and the fully sampled one, inside the tissue;
+- the error that agreement and conditions let expect of a clean scan, as the logit of ``1 - SSIM``, SSIM being that
+  between the delivered image and the fully sampled one, inside the tissue;
+- what evidence adds to it where that is larger than agreement and conditions let expect: learned from harmed scans too,
+  so that it tells of errors that all samples share. Where it adds more than on 19 clean scans of 20 an alarm sounds;
 - for each acceleration a conformal correction (Vovk 2005; cross-conformal, Vovk 2015), so that the SSIM lies above the
-  score in at least nine scans of ten that are like those it was made from;
+  score in at least nine scans of ten that are clean and like those it was made from;
 - for each acceleration how many times the spread an interval must be to hold nine of ten tissue pixels on average
-  (conformal risk control, arXiv 2208.02814; intervals for images, arXiv 2202.05265);
-- for each piece of evidence how large it was on clean scans, and the level at which all alarms together sound on one
-  clean scan in twenty.
+  (conformal risk control, arXiv 2208.02814; intervals for images, arXiv 2202.05265).
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,29 +31,22 @@ from steadymr.stability.conditions import Conditions, Reach
 from steadymr.stability.regression import Linear
 
 KIND = "steadymr stability calibration"
-FORMAT = 1  #: goes up when an older steadymr could misread the file
+FORMAT = 2  #: goes up when an older steadymr could misread the file
 
 FLOOR_PERCENT = 0.5  #: of the local signal: no interval is narrower, whatever the samples agree on
-#: Evidence that can sound an alarm, and its share of the false alarms relative to the others'. What only repeats how
-#: far the samples differ has none, for the score says that already.
-ALARM_WEIGHTS: Mapping[str, float] = MappingProxyType(
-    {
-        "sentinel": 4.0,
-        "sentinel_line": 2.0,
-        "sentinel_image": 4.0,
-        "residual_coil": 1.0,
-        "residual_band": 1.0,
-        "misfit": 1.0,
-        "misfit_column": 1.0,
-        "tempering": 2.0,
-        "differs_classical": 1.0,
-        "differs_supervised": 1.0,
-        "differs_diffusion": 1.0,
-    }
+#: Evidence that the error is read from beside the agreement, where all scans of a calibration have it.
+TELLING = (
+    "differing_samples",
+    "differs_classical",
+    "differs_supervised",
+    "differs_diffusion",
+    "misfit_column",
+    "residual_band",
 )
-SENTINEL_PREFIX = "sentinel"  #: evidence from withheld lines
-ERROR_RATIOS = ("sentinel", "sentinel_image")  #: squared error over the one expected, where neither could be fitted
+#: Evidence that a scan has only if it was asked for: each of these may be missing, and there is a reading without.
+OPTIONAL = ("sentinel_image", "tempering")
 BEYOND_ALL = 3.0  #: standard deviations beyond the worst clean scan: no doubt is left
+WITNESS_P = 0.05  #: evidence rarer than that on clean scans is named beside an alarm
 LOGIT_LIMIT = 9.0
 
 
@@ -67,22 +61,45 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Alarm:
-    """One piece of evidence on clean scans: its logarithm, less what conditions and agreement make one expect."""
+class Usual:
+    """The logarithm of one piece of evidence on clean scans, given conditions and agreement."""
 
     name: str
     expected: Linear
-    sd: float
-    clean: tuple[float, ...]  #: rising, in units of ``sd``
+    clean: tuple[float, ...]  #: by how much clean scans exceeded it, rising
 
     def excess(self, features: Mapping[str, float]) -> float:
-        """How far the evidence lies above what was expected, in standard deviations of clean scans."""
-        return (features[evidence_feature(self.name)] - self.expected(features)) / self.sd
+        """By how much a scan exceeds what is expected of it."""
+        return features[evidence_feature(self.name)] - self.expected(features)
 
-    def p_value(self, excess: float) -> float:
-        """Chance that a clean scan shows as much or more (conformal; never 0)."""
-        n_above = len(self.clean) - int(np.searchsorted(self.clean, excess, side="left"))
-        return (1 + n_above) / (1 + len(self.clean))
+
+@dataclass(frozen=True, slots=True)
+class ErrorMap:
+    """From features to the logit of ``1 - SSIM``: what is usual, and what unusual evidence adds."""
+
+    usual: Linear  #: of clean scans, from conditions and agreement alone
+    expected: Mapping[str, Linear]  #: the logarithm of each piece of evidence, likewise
+    added: Linear  #: by evidence beyond the expected, by name
+
+    def excess(self, features: Mapping[str, float]) -> float:
+        """What evidence adds to the usual error."""
+        return self.added(
+            {name: features[evidence_feature(name)] - line(features) for name, line in self.expected.items()}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is made of the agreement and of one set of evidence."""
+
+    error: ErrorMap
+    cells: tuple[Cell, ...]
+    clean: tuple[float, ...]  #: what evidence added on clean scans, rising
+    level: float  #: passed by one clean scan in twenty
+
+    def cell(self, acceleration: float) -> Cell:
+        """The scans of the acceleration that speaks for this one."""
+        return min(self.cells, key=lambda cell: abs(cell.acceleration - acceleration))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +108,8 @@ class MethodCalibration:
 
     method: str
     reach: Reach
-    error: Linear
-    cells: tuple[Cell, ...]
-    alarms: tuple[Alarm, ...]
-    level: float  #: of `combined`, without sentinels
-    level_with_sentinels: float | None  #: None if no calibration scan had any
-
-    def cell(self, acceleration: float) -> Cell:
-        """The scans of the acceleration that speaks for this one."""
-        return min(self.cells, key=lambda cell: abs(cell.acceleration - acceleration))
+    readings: tuple[Reading, ...]  #: the one with most evidence first
+    usual: tuple[Usual, ...]  #: logarithms of evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +124,22 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True)
-class Sounded:
-    """An alarm that sounded."""
+class Witness:
+    """Evidence that is rare on clean scans."""
 
     name: str
     value: float
     p_value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """The evidence speaks of more error than the samples' agreement does."""
+
+    factor: float  #: by how much, as a ratio of the odds ``(1 - SSIM) / SSIM``
+    p_value: float
     beyond_all: bool  #: far above every clean scan
+    witnesses: tuple[Witness, ...]  #: the rarest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +148,7 @@ class Judgement:
 
     score: float
     interval_scale: float
-    alarms: tuple[Sounded, ...]
+    alarm: Alarm | None
 
 
 def judge(
@@ -152,33 +171,37 @@ def judge(
 def _judge(
     method: MethodCalibration, conditions: Conditions, agreement: float, evidence: Mapping[str, float]
 ) -> Judgement | str:
-    features = features_of(conditions, agreement, evidence)
-    for name in method.error.weights:
-        if name not in features:
-            return f"the calibration needs the evidence {name.removeprefix('log ')!r}, which this scan does not give"
-    cell = method.cell(conditions.acceleration)
-    sounded, inflation = _sounded(method, features, evidence)
-    logit = method.error(features) + cell.correction + inflation
-    return Judgement(_share(-logit), cell.interval_scale * math.exp(inflation / 2), sounded)
+    readings = [one for one in method.readings if evidence.keys() >= one.error.expected.keys()]
+    if not readings:
+        name = next(name for name in method.readings[-1].error.expected if name not in evidence)
+        return f"the calibration needs the evidence {name!r}, which this scan does not give"
+    reading, features = readings[0], features_of(conditions, agreement, evidence)
+    cell, excess = reading.cell(conditions.acceleration), reading.error.excess(features)
+    alarm, wider = None, 1.0
+    if excess > reading.level:
+        beyond_all = excess > reading.clean[-1] + BEYOND_ALL * float(np.std(reading.clean))
+        witnesses = _witnesses(method, features, evidence)
+        alarm = Alarm(math.exp(excess), p_value(excess, reading.clean), beyond_all, witnesses)
+        wider = max(math.exp(excess / 2), 1.0)  # one less the SSIM grows with the square of small errors
+    logit_of_error = reading.error.usual(features) + excess + cell.correction
+    return Judgement(_share(-logit_of_error), cell.interval_scale * wider, alarm)
 
 
-def _sounded(
+def _witnesses(
     method: MethodCalibration, features: Mapping[str, float], evidence: Mapping[str, float]
-) -> tuple[tuple[Sounded, ...], float]:
-    """The alarms that sound, and by how much the sentinels say that the error is larger than the samples make it."""
-    there = [alarm for alarm in method.alarms if evidence_feature(alarm.name) in features]
-    with_sentinels = method.level_with_sentinels is not None and any(map(is_sentinel, (alarm.name for alarm in there)))
-    level = method.level_with_sentinels if with_sentinels else method.level
-    sounded, inflation = [], 0.0
-    for alarm in there:
-        excess = alarm.excess(features)
-        p_value = alarm.p_value(excess)
-        if p_value / weight_of(alarm.name) >= (level or 0.0):
-            continue
-        sounded.append(Sounded(alarm.name, evidence[alarm.name], p_value, excess > alarm.clean[-1] + BEYOND_ALL))
-        if alarm.name in ERROR_RATIOS:
-            inflation = max(inflation, excess * alarm.sd)
-    return tuple(sounded), inflation
+) -> tuple[Witness, ...]:
+    seen = [
+        Witness(usual.name, evidence[usual.name], p_value(usual.excess(features), usual.clean))
+        for usual in method.usual
+        if evidence_feature(usual.name) in features
+    ]
+    return tuple(sorted((one for one in seen if one.p_value <= WITNESS_P), key=lambda one: one.p_value))
+
+
+def p_value(excess: float, clean: tuple[float, ...]) -> float:
+    """Chance that one more clean scan shows as much or more (conformal; never 0)."""
+    n_above = len(clean) - int(np.searchsorted(clean, excess, side="left"))
+    return (1 + n_above) / (1 + len(clean))
 
 
 def features_of(conditions: Conditions, agreement: float, evidence: Mapping[str, float]) -> dict[str, float]:
@@ -203,16 +226,6 @@ def condition_features(conditions: Conditions) -> dict[str, float]:
 def evidence_feature(name: str) -> str:
     """What a piece of evidence is called among the features."""
     return f"log {name}"
-
-
-def is_sentinel(name: str) -> bool:
-    """Whether this evidence comes from sentinel lines."""
-    return name.startswith(SENTINEL_PREFIX)
-
-
-def weight_of(name: str) -> float:
-    """How many false alarms this evidence may cause, relative to others."""
-    return ALARM_WEIGHTS.get(name, 1.0)
 
 
 def logit(share: float) -> float:
@@ -275,11 +288,21 @@ def _method(content: dict[str, Any]) -> MethodCalibration:
     return MethodCalibration(
         method=content["method"],
         reach=Reach(**reach),
-        error=Linear(**content["error"]),
-        cells=tuple(Cell(**cell) for cell in content["cells"]),
-        alarms=tuple(
-            Alarm(one["name"], Linear(**one["expected"]), one["sd"], tuple(one["clean"])) for one in content["alarms"]
-        ),
-        level=content["level"],
-        level_with_sentinels=content["level_with_sentinels"],
+        readings=tuple(_reading(one) for one in content["readings"]),
+        usual=tuple(_usual(one) for one in content["usual"]),
     )
+
+
+def _reading(content: dict[str, Any]) -> Reading:
+    error = content["error"]
+    expected = {name: Linear(**line) for name, line in error["expected"].items()}
+    return Reading(
+        error=ErrorMap(Linear(**error["usual"]), expected, Linear(**error["added"])),
+        cells=tuple(Cell(**cell) for cell in content["cells"]),
+        clean=tuple(content["clean"]),
+        level=content["level"],
+    )
+
+
+def _usual(content: dict[str, Any]) -> Usual:
+    return Usual(content["name"], Linear(**content["expected"]), tuple(content["clean"]))

@@ -1,36 +1,36 @@
-"""From scans whose truth is known to a calibration: regression, conformal corrections, levels of the alarms."""
+"""From scans whose truth is known to a calibration: regression, conformal corrections, the level of the alarm."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from steadymr.errors import SettingsError
 from steadymr.stability.calibration import (
-    ALARM_WEIGHTS,
     FLOOR_PERCENT,
-    Alarm,
+    OPTIONAL,
+    TELLING,
     Cell,
+    ErrorMap,
     MethodCalibration,
+    Reading,
+    Usual,
     condition_features,
     evidence_feature,
     features_of,
-    is_sentinel,
     logit,
-    weight_of,
 )
 from steadymr.stability.conditions import Conditions, reach_of
-from steadymr.stability.regression import cross_residuals, fit_linear
+from steadymr.stability.regression import cross_residuals, fit_linear, folds
 
 ALPHA = 0.1  #: share of scans whose SSIM may lie below the score, and of tissue pixels outside their interval
-FALSE_ALARMS = 0.05  #: share of clean scans on which any alarm sounds
+FALSE_ALARMS = 0.05  #: share of clean scans on which the alarm sounds
 MINIMUM_SCANS = 15  #: of each acceleration; with fewer the correction is the worst scan's or worse
-#: Evidence that the score may follow beside the agreement, where all scans have it: none that settings can leave out.
-TELLING = ("differing_samples", "differs_classical", "dispersion_unmeasured", "misfit", "misfit_column", "residual")
 SCALES = tuple(float(scale) for scale in np.geomspace(0.25, 16, 61))  #: that are tried for the interval
 
 
@@ -38,6 +38,8 @@ SCALES = tuple(float(scale) for scale in np.geomspace(0.25, 16, 61))  #: that ar
 class Observation:
     """One image of one scan whose truth is known."""
 
+    subject: str  #: who or what was scanned: images of the same subject are never on both sides of a split
+    harmed: bool  #: by an imperfection, noise or a worst case, on purpose
     conditions: Conditions
     agreement: float
     evidence: dict[str, float]
@@ -62,29 +64,22 @@ def misses(
 
 
 def fit_method(observations: Sequence[Observation]) -> MethodCalibration:
-    """The calibration of one method in one anatomy, from clean scans.
+    """The calibration of one method in one anatomy, from clean scans and harmed ones.
 
-    Raises SettingsError if there are too few scans of an acceleration, or if they were not made alike.
+    Raises SettingsError if there are too few clean scans of an acceleration, or if they were not made alike.
     """
-    groups = by_acceleration(observations)
-    _check(observations, groups)
-    features = [features_of(one.conditions, one.agreement, one.evidence) for one in observations]
-    always = set.intersection(*(set(one.evidence) for one in observations))
-    evidence = [evidence_feature(name) for name in TELLING if name in always]
-    rising = ["disagreement", *evidence]
-    names = [*condition_features(observations[0].conditions), *rising]
-    targets = [logit(1 - one.ssim) for one in observations]
-    residuals = cross_residuals(features, targets, names, rising)
-    alarms = _alarms(observations)
-    sentinels = [one for one in observations if any(map(is_sentinel, one.evidence))]
+    clean = [one for one in observations if not one.harmed]
+    groups = by_acceleration(clean)
+    _check(clean, groups)
+    names = set.intersection(*(set(one.evidence) for one in clean))
+    always = [name for name in TELLING if name in names]
+    there = [name for name in OPTIONAL if name in names]
+    sets = [[*always, *some] for n in range(len(there), -1, -1) for some in combinations(there, n)]
     return MethodCalibration(
-        method=observations[0].conditions.method,
-        reach=reach_of([one.conditions for one in observations], tuple(groups)),
-        error=fit_linear(features, targets, names, rising),
-        cells=tuple(_cell(acceleration, observations, residuals, members) for acceleration, members in groups.items()),
-        alarms=alarms,
-        level=_level(observations, [alarm for alarm in alarms if not is_sentinel(alarm.name)]),
-        level_with_sentinels=_level(sentinels, alarms) if sentinels else None,
+        method=clean[0].conditions.method,
+        reach=reach_of([one.conditions for one in clean], tuple(groups)),
+        readings=tuple(_reading(observations, evidence) for evidence in sets),
+        usual=tuple(_usual_evidence(clean, name) for name in sorted(names)),
     )
 
 
@@ -110,43 +105,67 @@ def interval_scale(misses_of_scans: Sequence[tuple[float, ...]], alpha: float = 
     return SCALES[int(enough[0])] if enough.size else SCALES[-1]
 
 
-def _cell(
-    acceleration: float, observations: Sequence[Observation], residuals: np.ndarray, members: Sequence[int]
-) -> Cell:
-    return Cell(
-        acceleration=acceleration,
-        n_scans=len(members),
-        correction=conformal_quantile([float(residuals[i]) for i in members]),
-        interval_scale=interval_scale([observations[i].misses for i in members]),
+def _reading(observations: Sequence[Observation], evidence: Sequence[str]) -> Reading:
+    """Fit the error on all scans, and judge by the clean ones how far to trust the fit: none of them by itself."""
+    features = [features_of(one.conditions, one.agreement, one.evidence) for one in observations]
+    excess, missed = np.empty(len(observations)), np.empty(len(observations))
+    for seen, held in folds([one.subject for one in observations]):
+        error = _error_map([observations[i] for i in seen], evidence)
+        for i in held:
+            excess[i] = error.excess(features[i])
+            missed[i] = logit(1 - observations[i].ssim) - error.usual(features[i]) - excess[i]
+    unharmed = [number for number, one in enumerate(observations) if not one.harmed]
+    return Reading(
+        error=_error_map(observations, evidence),
+        cells=_cells([observations[i] for i in unharmed], missed[unharmed]),
+        clean=_rising(excess[unharmed]),
+        level=conformal_quantile([float(one) for one in excess[unharmed]], FALSE_ALARMS),
     )
 
 
-def _alarms(observations: Sequence[Observation]) -> tuple[Alarm, ...]:
-    scans = {name: [one for one in observations if name in one.evidence] for name in ALARM_WEIGHTS}
-    return tuple(_alarm(name, those) for name, those in scans.items() if len(those) >= MINIMUM_SCANS)
+def _error_map(observations: Sequence[Observation], evidence: Sequence[str]) -> ErrorMap:
+    """What is usual from the clean scans, what evidence adds to it from all of them."""
+    features = [features_of(one.conditions, one.agreement, one.evidence) for one in observations]
+    targets = [logit(1 - one.ssim) for one in observations]
+    given = _given(observations)
+    clean = [number for number, one in enumerate(observations) if not one.harmed]
+    clean_features = [features[i] for i in clean]
+    usual = fit_linear(clean_features, [targets[i] for i in clean], given, ["disagreement"])
+    expected = {
+        name: fit_linear(clean_features, [one[evidence_feature(name)] for one in clean_features], given)
+        for name in evidence
+    }
+    excesses = [{name: one[evidence_feature(name)] - expected[name](one) for name in evidence} for one in features]
+    beyond = [target - usual(one) for target, one in zip(targets, features, strict=True)]
+    return ErrorMap(usual, expected, fit_linear(excesses, beyond, evidence, evidence))
 
 
-def _alarm(name: str, scans: Sequence[Observation]) -> Alarm:
-    features = [features_of(one.conditions, one.agreement, one.evidence) for one in scans]
-    targets = [one[evidence_feature(name)] for one in features]
-    given = [*condition_features(scans[0].conditions), "disagreement"]
-    residuals = cross_residuals(features, targets, given)
-    sd = max(float(np.std(residuals)), 1e-6)
-    return Alarm(
-        name, fit_linear(features, targets, given), sd, tuple(sorted(round(float(one) / sd, 4) for one in residuals))
+def _given(observations: Sequence[Observation]) -> list[str]:
+    """The features that say what is usual."""
+    return [*condition_features(observations[0].conditions), "disagreement"]
+
+
+def _cells(clean: Sequence[Observation], residuals: np.ndarray) -> tuple[Cell, ...]:
+    return tuple(
+        Cell(
+            acceleration=acceleration,
+            n_scans=len(members),
+            correction=conformal_quantile([float(residuals[i]) for i in members]),
+            interval_scale=interval_scale([clean[i].misses for i in members]),
+        )
+        for acceleration, members in by_acceleration(clean).items()
     )
 
 
-def _level(observations: Sequence[Observation], alarms: Sequence[Alarm]) -> float:
-    """The level of the smallest weighted p-value that one clean scan in twenty undercuts."""
-    smallest = [_smallest(one, alarms) for one in observations]
-    return -conformal_quantile([-value for value in smallest], FALSE_ALARMS)
+def _usual_evidence(clean: Sequence[Observation], name: str) -> Usual:
+    features = [features_of(one.conditions, one.agreement, one.evidence) for one in clean]
+    targets, given = [one[evidence_feature(name)] for one in features], _given(clean)
+    residuals = cross_residuals(features, targets, given, [one.subject for one in clean])
+    return Usual(name, fit_linear(features, targets, given), _rising(residuals))
 
 
-def _smallest(one: Observation, alarms: Sequence[Alarm]) -> float:
-    features = features_of(one.conditions, one.agreement, one.evidence)
-    there = [alarm for alarm in alarms if evidence_feature(alarm.name) in features]
-    return min((alarm.p_value(alarm.excess(features)) / weight_of(alarm.name) for alarm in there), default=1.0)
+def _rising(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(sorted(round(float(value), 4) for value in values))
 
 
 def _check(observations: Sequence[Observation], groups: dict[float, list[int]]) -> None:

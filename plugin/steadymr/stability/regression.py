@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,17 +42,28 @@ def fit_linear(
 
 
 def cross_residuals(
-    features: Sequence[Mapping[str, float]], targets: Sequence[float], names: Sequence[str], rising: Sequence[str] = ()
+    features: Sequence[Mapping[str, float]],
+    targets: Sequence[float],
+    names: Sequence[str],
+    groups: Sequence[str],
+    rising: Sequence[str] = (),
 ) -> Float64[np.ndarray, " n"]:
-    """Target less prediction for each observation, by a model that has not seen it (ten folds, in turn)."""
+    """Target less prediction for each observation, by a model that has not seen its group (ten folds, in turn)."""
     residuals = np.empty(len(targets))
-    n_folds = min(N_FOLDS, len(targets))
-    for fold in range(n_folds):
-        held = list(range(fold, len(targets), n_folds))
-        seen = [i for i in range(len(targets)) if i % n_folds != fold]
+    for seen, held in folds(groups):
         model = fit_linear([features[i] for i in seen], [targets[i] for i in seen], names, rising)
         residuals[held] = [targets[i] - model(features[i]) for i in held]
     return residuals
+
+
+def folds(groups: Sequence[str]) -> Iterator[tuple[list[int], list[int]]]:
+    """Ten times the numbers of most and of the rest; members of a group stay together."""
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    n_folds = min(N_FOLDS, len(numbers))
+    places = [numbers[group] % n_folds for group in groups]
+    for fold in range(n_folds):
+        held = [i for i, place in enumerate(places) if place == fold]
+        yield [i for i, place in enumerate(places) if place != fold], held
 
 
 def _matrix(features: Sequence[Mapping[str, float]], names: Sequence[str]) -> Float64[np.ndarray, "n feature"]:

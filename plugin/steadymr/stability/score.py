@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 from scipy import ndimage
 
-from steadymr.stability.calibration import FLOOR_PERCENT, Calibration, Judgement, Sounded, judge
+from steadymr.stability.calibration import FLOOR_PERCENT, Alarm, Calibration, Judgement, Witness, judge
 from steadymr.stability.conditions import Conditions
 from steadymr.stability.metrics import ssim_map, tissue_mask
 from steadymr.stability.regions import Region, regions_above
@@ -20,17 +20,19 @@ DEFINITION = (
     "with the scanner's own noise added once more. The score is a lower bound on the structural similarity (SSIM), "
     "inside the tissue, between the delivered image and the one that full sampling would have given: on nine scans of "
     "ten like those it was calibrated with, the true similarity is higher. It follows from how much the draws differ "
-    "from the delivered image and from what else was looked at, listed as evidence. Where anything in the evidence is "
-    "larger than on clean scans, an alarm says so and the verdict is review at best. Under conditions that were not "
-    "calibrated there is no score, and the verdict is uncalibrated. The stability map shows by how much the draws "
-    "differ from the delivered image, in per cent of the local tissue signal. What every draw invents in the same way "
-    "is seen by lines measured and withheld from the reconstruction, where there are any, and hardly by anything else."
+    "from the delivered image and from what else was looked at, listed as evidence. Where the evidence speaks of more "
+    "error than the draws do on clean scans, an alarm says so and the verdict is review at best. Under conditions "
+    "that were not calibrated there is no score, and the verdict is uncalibrated. The stability map shows by how much "
+    "the draws differ from the delivered image, in per cent of the local tissue signal. What every draw invents in the "
+    "same way is seen by lines measured and withheld from the reconstruction, where there are any, and hardly by "
+    "anything else."
 )
-DEFINITION_VERSION = "2"
+DEFINITION_VERSION = "3"
 
 LOCAL_SIGNAL_SIGMA_MM = 4.0  #: the neighbourhood whose mean signal a difference is compared with
 NOTABLE_PERCENT = 20.0  #: differences above this are counted in the reasons
 N_REGIONS_NAMED = 3
+N_WITNESSES_NAMED = 3
 VERDICTS: tuple[Verdict, ...] = ("stable", "review", "unstable", "uncalibrated", "unscored")  #: from good to unknown
 DOUBTFUL: tuple[Verdict, ...] = ("unstable", "uncalibrated")  #: learned images that are not to be read alone
 
@@ -117,7 +119,7 @@ def _compared(
         return replace(report, reasons=(f"not calibrated for this scan: {judged}", _resemblance(report), *differing))
     interval = (judged.interval_scale * spread + FLOOR_PERCENT).astype(np.float32)
     wide = regions_above(interval, basis.tolerance_percent, image.geometry)
-    alarms = [_alarm_words(alarm) for alarm in judged.alarms]
+    alarms = [] if judged.alarm is None else [_alarm_words(judged.alarm)]
     return replace(
         report,
         score=judged.score,
@@ -147,8 +149,13 @@ def similarities(
 def chance_error(
     image: Float32[np.ndarray, "y x"], samples: Float32[np.ndarray, "sample y x"], mask: Bool[np.ndarray, "y x"]
 ) -> float:
-    """Standard error of `agreement` from drawing so few samples: what more of them would still change."""
-    return float(np.std(similarities(image, samples, mask), ddof=1) / np.sqrt(len(samples)))
+    """Standard error of `agreement` from drawing so few samples: what more of them would still change.
+
+    Samples come in antithetic pairs, which resemble the image equally well, so that pairs are counted.
+    """
+    similar = similarities(image, samples, mask)
+    of_pairs = [np.mean(similar[i : i + 2]) for i in range(0, len(similar), 2)]
+    return float(np.std(of_pairs, ddof=1) / np.sqrt(len(of_pairs))) if len(of_pairs) > 1 else np.inf
 
 
 def spread_percent(
@@ -219,9 +226,9 @@ def pixel_mm(image: Image) -> tuple[float, float]:
 def _verdict(judged: Judgement, thresholds: Thresholds) -> Verdict:
     """What the score says, but ``review`` at best after an alarm, and ``unstable`` after one beyond all doubt."""
     by_score = verdict_of(judged.score, thresholds)
-    if any(alarm.beyond_all for alarm in judged.alarms):
+    if judged.alarm is not None and judged.alarm.beyond_all:
         return "unstable"
-    by_alarm: Verdict = "review" if judged.alarms else "stable"
+    by_alarm: Verdict = "stable" if judged.alarm is None else "review"
     return max(by_score, by_alarm, key=VERDICTS.index)
 
 
@@ -236,9 +243,17 @@ def _bound(judged: Judgement, report: StabilityReport) -> str:
     return f"the SSIM with full sampling is at least {judged.score:.2f} on nine scans of ten; {_resemblance(report)}"
 
 
-def _alarm_words(alarm: Sounded) -> str:
-    how = "far above all calibration scans" if alarm.beyond_all else f"p = {alarm.p_value:.2g} on clean scans"
-    return f"alarm: {alarm.name.replace('_', ' ')} is {alarm.value:.3g}, {how}"
+def _alarm_words(alarm: Alarm) -> str:
+    how = "far above all clean scans" if alarm.beyond_all else f"p = {alarm.p_value:.2g} on clean scans"
+    witnesses = ", ".join(map(_witness_words, alarm.witnesses[:N_WITNESSES_NAMED]))
+    return (
+        f"alarm: the evidence speaks of {alarm.factor:.1f} x the error that the samples' agreement lets expect, {how}"
+        + (f"; unusual are {witnesses}" if witnesses else "")
+    )
+
+
+def _witness_words(witness: Witness) -> str:
+    return f"{witness.name.replace('_', ' ')} = {witness.value:.3g} (p = {witness.p_value:.2g})"
 
 
 def _disagreement(

@@ -15,22 +15,20 @@ from jaxtyping import Float, Float64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Variances:
-    """Both parts, unbiased; the second may come out below zero where it is small, and is then 0."""
+    """Both parts."""
 
     posterior: Float64[np.ndarray, "y x"]
     sensitivity: Float64[np.ndarray, "y x"]
 
 
 def total_variance(samples: Float[np.ndarray, "draw sample y x"]) -> Variances:
-    """Split the variance of ``samples``; at least two draws of at least two samples each.
+    """Split the variance of ``samples``; at least two draws of at least two samples each, an even number.
 
-    The mean of M samples varies by a share 1 / M of the posterior's variance even if the imperfections did nothing, so
-    that share is taken off.
+    Samples come in antithetic pairs. The mean of a pair hardly varies with the posterior, so means differ from draw to
+    draw by what the imperfections did, and samples from their pair's mean by the posterior's standard deviation.
     """
     n_draws, n_samples = samples.shape[:2]
     if n_draws < 2 or n_samples < 2:
         raise ValueError(f"two draws of two samples are the least to split a variance by, got {n_draws} of {n_samples}")
     values = samples.astype(np.float64)
-    posterior = values.var(axis=1, ddof=1).mean(axis=0)
-    between = values.mean(axis=1).var(axis=0, ddof=1)
-    return Variances(posterior, np.maximum(between - posterior / n_samples, 0.0))
+    return Variances(values.var(axis=1).mean(axis=0), values.mean(axis=1).var(axis=0, ddof=1))

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Bool, Complex64, Float32
 
 from steadymr.recon import evidence as found
-from steadymr.recon import methods
 from steadymr.recon.evidence import Findings, Sentinels, sentinels_of
 from steadymr.recon.problem import Problem
 from steadymr.stability import evidence as words
@@ -18,10 +17,11 @@ from steadymr.stability.metrics import tissue_mask
 from steadymr.types import Image
 from steadymr.volume.fallback import LEARNED_FAILURES, Deadline, sentence
 from steadymr.volume.planes import Plane, Run, seed_for
-from steadymr.volume.sampling import Draws
+from steadymr.volume.sampling import Draws, sampled
 from steadymr.volume.vulnerable import Moved, vulnerability
 
 Magnitude = Float32[np.ndarray, "z=1 y x"]
+PAIR = 2  #: opposite samples, whose mean is nearly that of many
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,34 +102,17 @@ def with_sentinels(plane: Plane) -> Plane | None:
 
 
 def _tempering(plane: Plane, run: Run, samples: Complex64[torch.Tensor, "sample y x"], deadline: Deadline) -> Findings:
-    """Half as many samples again, from the same data with their noise said to be stronger."""
-    drawn = _sampled(found.tempered(plane.problem), plane, run, deadline, "temper", max(len(samples) // 2, 3))
+    """One more pair of samples, from the same data with their noise said to be stronger."""
+    drawn = sampled(found.tempered(plane.problem), run, deadline, _generator(plane, run, "temper"), PAIR)
     return found.tempering_evidence(samples, drawn)
 
 
 def _cyclic(plane: Plane, run: Run, samples: Complex64[torch.Tensor, "sample y x"], deadline: Deadline) -> Findings:
     def reconstruct(problem: Problem) -> Complex64[torch.Tensor, "y x"]:
-        return _sampled(problem, plane, run, deadline, "cycle", max(len(samples) // 2, 3)).mean(0)
+        return sampled(problem, run, deadline, _generator(plane, run, "cycle"), PAIR).mean(0)
 
     generator = _generator(plane, run, "measure again")
     return found.cyclic_evidence(plane.problem, samples.mean(0), reconstruct, generator)
-
-
-def _sampled(
-    problem: Problem, plane: Plane, run: Run, deadline: Deadline, purpose: str, n_samples: int
-) -> Complex64[torch.Tensor, "sample y x"]:
-    settings, denoiser = run.settings.diffusion, run.models.prior
-    if denoiser is None:
-        raise ValueError("this evidence needs the prior, which load_models loads when settings ask for samples")
-    return methods.posterior_samples(
-        problem,
-        deadline.watched(denoiser),
-        n_samples=n_samples,
-        n_noise_draws=0,
-        n_levels=settings.levels,
-        sigma_max=settings.sigma_max,
-        generator=_generator(plane, run, purpose),
-    )
 
 
 def _pixel_mm(plane: Plane) -> tuple[float, float]:

@@ -72,21 +72,28 @@ def site_sensitivity(plane: Plane, run: Run, draws: Draws, deadline: Deadline) -
     return np.where(mask, percent, np.nan)[None].astype(np.float32)
 
 
-def _round(
-    plane: Plane, run: Run, deadline: Deadline, generator: torch.Generator
+def sampled(
+    problem: Problem, run: Run, deadline: Deadline, generator: torch.Generator, n_samples: int, n_noise_draws: int = 0
 ) -> Complex64[torch.Tensor, "sample y x"]:
-    settings, denoiser = run.settings, run.models.prior
+    """Posterior samples as the settings say. Raises DeadlineError, ReconError and DeviceError."""
+    settings, denoiser = run.settings.diffusion, run.models.prior
     if denoiser is None:
         raise ValueError("samples need the prior, which load_models loads when settings ask for samples")
     return methods.posterior_samples(
-        plane.problem,
+        problem,
         deadline.watched(denoiser),
-        n_samples=settings.samples,
-        n_noise_draws=settings.n_noise_draws,
-        n_levels=settings.diffusion.levels,
-        sigma_max=settings.diffusion.sigma_max,
+        n_samples=n_samples,
+        n_noise_draws=n_noise_draws,
+        n_levels=settings.levels,
+        sigma_max=settings.sigma_max,
         generator=generator,
     )
+
+
+def _round(
+    plane: Plane, run: Run, deadline: Deadline, generator: torch.Generator
+) -> Complex64[torch.Tensor, "sample y x"]:
+    return sampled(plane.problem, run, deadline, generator, run.settings.samples, run.settings.n_noise_draws)
 
 
 def _gathered(plane: Plane, rounds: list[Complex64[torch.Tensor, "sample y x"]], n_redrawn: int) -> Draws:
@@ -108,20 +115,13 @@ def _settled(draws: Draws) -> bool:
 def _under_draw(plane: Plane, run: Run, deadline: Deadline, number: int) -> Float32[np.ndarray, "sample y x"]:
     """Magnitudes of posterior samples of the same plane under one more draw of the site's imperfections."""
     settings = run.settings
-    if run.site is None or run.models.prior is None:
-        raise ValueError("draws of the site's imperfections need a site model and the prior")
+    if run.site is None:
+        raise ValueError("draws of the site's imperfections need a site model")
     seed = seed_for(settings.seed, plane.kspace, "site", plane.problem.z, number)
     drawn = site.draw(run.site, np.random.default_rng(seed))
     problem = _plane_of(perturb.apply(plane.kspace, drawn, seed), plane.problem)
-    samples = methods.posterior_samples(
-        problem,
-        deadline.watched(run.models.prior),
-        n_samples=settings.stability.site_samples,
-        n_noise_draws=0,
-        n_levels=settings.diffusion.levels,
-        sigma_max=settings.diffusion.sigma_max,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    generator = torch.Generator().manual_seed(seed)
+    samples = sampled(problem, run, deadline, generator, settings.stability.site_samples)
     moved = Plane(plane.kspace, problem)
     return np.stack([moved.on_recon_grid(sample)[0] for sample in samples])
 

@@ -16,9 +16,10 @@ from steadymr.recon.vulnerability import crafted
 from steadymr.stability.score import local_signal
 from steadymr.volume.fallback import Deadline
 from steadymr.volume.planes import Plane, Run, seed_for
+from steadymr.volume.sampling import sampled
 
 Reconstruct: TypeAlias = Callable[[Problem], Complex64[torch.Tensor, "y x"]]
-N_SAMPLES = 2  #: of each crafted version; their noise is that of the clean ones, so that few tell the difference
+N_SAMPLES = 2  #: of each crafted version: an opposite pair, under the noise of the clean one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,25 +55,15 @@ def vulnerability(
 
 
 def _methods(run: Run, deadline: Deadline, seed: int) -> Mapping[str, Reconstruct]:
-    classical, diffusion, denoiser = run.settings.classical, run.settings.diffusion, run.models.prior
+    classical = run.settings.classical
 
-    def sampled(problem: Problem) -> Complex64[torch.Tensor, "y x"]:
-        if denoiser is None:
-            raise ValueError("samples need the prior, which load_models loads when settings ask for samples")
-        return methods.posterior_samples(
-            problem,
-            deadline.watched(denoiser),
-            n_samples=N_SAMPLES,
-            n_noise_draws=0,
-            n_levels=diffusion.levels,
-            sigma_max=diffusion.sigma_max,
-            generator=torch.Generator().manual_seed(seed),
-        ).mean(0)
+    def diffusion(problem: Problem) -> Complex64[torch.Tensor, "y x"]:
+        return sampled(problem, run, deadline, torch.Generator().manual_seed(seed), N_SAMPLES).mean(0)
 
     def regularised(problem: Problem) -> Complex64[torch.Tensor, "y x"]:
         return methods.classical(problem, regularisation=classical.regularisation, n_iterations=classical.iterations)
 
-    ways: dict[str, Reconstruct] = {"diffusion": sampled, "classical": regularised}
+    ways: dict[str, Reconstruct] = {"diffusion": diffusion, "classical": regularised}
     if run.models.supervised is not None:
         ways["supervised"] = run.models.supervised.reconstruct
     return {name: ways[name] for name in run.settings.methods if name in ways}
