@@ -109,6 +109,13 @@ def test_quick_settings_lie_under_the_file_and_the_command_line(tmp_path: Path) 
         ("audit: {speed: 1}", "there is no setting 'audit.speed'"),
         ("speed: 1", "there is no setting 'speed'"),
         ("audit: {worst_case: {strengths_percent: [0]}}", "above 0 and at most 100"),
+        ("audit: {worst_case: {attacks: []}}", "name at least one attack"),
+        ("audit: {worst_case: {attacks: [{surrogate: unet, loss: hide}]}}", "'clean', 'truth', 'draw' or 'erase'"),
+        ("audit: {worst_case: {attacks: [{surrogate: unet, structure: {}}]}}", "belongs to the losses draw and erase"),
+        (
+            "audit: {worst_case: {attacks: [{surrogate: unet, loss: erase, structure: {contrast: 1}}]}}",
+            "a contrast belongs to the loss draw",
+        ),
         ("audit: 3", "the section audit of"),
         ("- 3", "should hold keys and values, but holds a list"),
         ("a: [", "cannot read the config file"),

@@ -10,19 +10,20 @@ import numpy as np
 import pytest
 
 from steadymr.audit import report, table
+from steadymr.audit.attacks import Attack
 from steadymr.audit.figures import all_figures
 from steadymr.audit.plan import Cell, Strain
 from steadymr.audit.rows import MEASURED
 
 NAME = "<script>alert(1)</script>.h5"
-NONE, WORST = Strain("none"), Strain("worst_case", (("relative_norm_percent", 9.0),), "unet")
+NONE, WORST = Strain("none"), Strain("worst_case", (("relative_norm_percent", 9.0),), Attack("unet"))
 
 
 def row(cell: Cell, perturbation: str, method: str) -> dict[str, Any]:
     return {
         "scan": cell.scan, "slice": cell.slice, "volume": "slice 0", "method": method, "perturbation": perturbation,
         "parameter": cell.strain.parameter, "strength": cell.strain.strength, "unit": cell.strain.unit,
-        "surrogate": cell.strain.surrogate, "seed": 0, "outside_range": cell.strain.outside_range,
+        **cell.strain.attack_columns, "seed": 0, "outside_range": cell.strain.outside_range,
         "reference": "truth", **dict.fromkeys(MEASURED, 30.0), "error": "",
     }  # fmt: skip
 

@@ -46,7 +46,8 @@ def worst(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """An audit with a worst case, against the U-Net and by it."""
     folder = tmp_path_factory.mktemp("worst")
     crafted = {
-        "surrogates": ["unet"], "n_steps": 2, "n_restarts": 1, "strengths_percent": [3], "equal_norm": ["spikes"]
+        "attacks": [{"surrogate": "unet"}], "n_steps": 2, "n_restarts": 1, "strengths_percent": [3],
+        "equal_norm": ["spikes"],
     }  # fmt: skip
     wanted = job(methods=["classical", "unet"], perturb=["worst_case"], slices=1, worst_case=crafted)
     return audited([scan(folder)], folder / "out", wanted)
@@ -208,8 +209,65 @@ def test_slices_are_spread_evenly(n_available: int, n_wanted: int, numbers: list
     assert spread(n_available, n_wanted) == numbers
 
 
+@pytest.fixture(scope="module")
+def attacks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """An audit of three kinds of worst case on the U-Net, one of them drawing a structure, another erasing one."""
+    folder = tmp_path_factory.mktemp("attacks")
+    crafted = {
+        "attacks": [
+            {"surrogate": "unet", "loss": "truth", "norm": "coil"},
+            {"surrogate": "unet", "loss": "draw", "structure": {"diameter_mm": 12, "centre_mm_xy": [8, -4]}},
+            {"surrogate": "unet", "loss": "erase", "norm": "maximum", "structure": {"diameter_mm": 12}},
+        ],
+        "n_steps": 4, "n_restarts": 1, "strengths_percent": [8], "equal_norm": [],
+    }  # fmt: skip
+    wanted = job(methods=["unet"], perturb=["worst_case"], slices=1, worst_case=crafted)
+    return audited([scan(folder)], folder / "out", wanted)
+
+
+def test_each_attack_has_rows_that_say_what_it_was(attacks: dict[str, Any]) -> None:
+    rows = of(attacks["rows"], "worst_case")
+    assert [(row["loss"], row["norm"], row["structure"], row["unit"]) for row in rows] == [
+        ("truth", "coil", "", "% of each coil's norm"),
+        ("draw", "scan", "12 mm at x 8, y -4 mm", "% of the data's norm"),
+        ("erase", "maximum", "12 mm", "% of the samples' root mean square"),
+    ]
+    assert len([entry for entry in attacks["summary"] if entry["perturbation"] == "worst_case"]) == 3
+
+
+def test_a_drawn_structure_shows_more_than_noise_of_its_norm_draws(attacks: dict[str, Any]) -> None:
+    (drawn,), (noise,) = (
+        [row["structure_shown"] for row in of(attacks["rows"], name) if row["loss"] == "draw"]
+        for name in ("worst_case", "gaussian_equal_norm")
+    )
+    assert drawn > 0.1 > 2 * abs(noise)
+
+
+def test_only_attacks_with_a_target_are_judged_by_it(attacks: dict[str, Any]) -> None:
+    judged = {row["loss"] for row in attacks["rows"] if row["structure_shown"] is not None}
+    assert judged == {"draw", "erase"}
+
+
+def test_a_structure_that_holds_no_pixel_is_said_in_the_rows(tmp_path: Path) -> None:
+    outside = {"diameter_mm": 5, "centre_mm_xy": [900, 0]}
+    wanted = job(
+        perturb=["worst_case=2"], worst_case={"attacks": [{"surrogate": "unet", "loss": "draw", "structure": outside}]}
+    )
+    content = audited([scan(tmp_path, n_slices=1)], tmp_path / "out", wanted)
+    (row,) = of(content["rows"], "worst_case")
+    assert "holds no pixel of the slice" in row["error"]
+
+
+def test_worst_cases_against_an_unknown_truth_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    path = scan(tmp_path, n_slices=1, lines=accelerated_lines(40, 2, 16))
+    attack = {"surrogate": "unet", "loss": "truth"}
+    wanted = job(acceleration=1, perturb=["worst_case=2"], worst_case={"attacks": [attack]})
+    with pytest.raises(SettingsError, match="need a reference"):
+        audited([path], tmp_path / "out", wanted, StopsAfter(0))
+
+
 def test_a_scan_too_small_for_the_surrogate_is_refused(tmp_path: Path) -> None:
-    wanted = job(perturb=["worst_case"], worst_case={"surrogates": ["unet"], "n_steps": 2})
+    wanted = job(perturb=["worst_case"], worst_case={"attacks": [{"surrogate": "unet"}], "n_steps": 2})
     with pytest.raises(SteadymrError, match="needs 32 pixels"):
         audited([scan(tmp_path, n=24, n_slices=1)], tmp_path / "out", wanted)
 

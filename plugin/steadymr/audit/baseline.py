@@ -52,7 +52,7 @@ class Job:
         """The networks of the methods, and of the surrogates if there are worst cases to craft."""
         crafts = any(text.startswith(WORST_CASE) for text in self.audit.perturb)
         weights = {"unet": self.audit.unet_weights, "varnet": self.audit.varnet_weights}
-        surrogates = self.audit.worst_case.surrogates if crafts else ()
+        surrogates = tuple(attack.surrogate for attack in self.audit.worst_case.attacks) if crafts else ()
         return load_networks(self.audit.methods, surrogates, self.settings, weights)
 
 

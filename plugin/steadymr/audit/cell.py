@@ -7,18 +7,15 @@ from collections.abc import Iterator
 import torch
 
 from steadymr import perturb
-from steadymr.audit import surrogates
-from steadymr.audit.attack import WorstCase, attacked, change_between, worst_case
+from steadymr.audit.attack import attacked, change_between
 from steadymr.audit.baseline import Baseline, Job, baseline, begin, draw, prepared, without_solver
-from steadymr.audit.losses import mse_to_truth
+from steadymr.audit.craft import aim_of, craft
 from steadymr.audit.methods import Networks
-from steadymr.audit.norms import Budget, gaussian_equal_norm, scaled_to_norm
+from steadymr.audit.norms import gaussian_equal_norm, scaled_to_norm
 from steadymr.audit.plan import EQUAL_NORM, GAUSSIAN, NONE, WORST_CASE, Cell, Strain
 from steadymr.audit.rows import Outcome, Trial, facts_of
 from steadymr.audit.scans import Slice
-from steadymr.errors import PerturbationError, SettingsError
-from steadymr.recon.methods import fully_sampled
-from steadymr.recon.problem import Problem
+from steadymr.errors import PerturbationError
 
 
 def measure_clean(slice_: Slice, job: Job) -> tuple[Baseline, Outcome]:
@@ -65,55 +62,19 @@ def _trials(known: Baseline, cell: Cell, job: Job, networks: Networks) -> Iterat
 def _worst_trials(known: Baseline, cell: Cell, job: Job, networks: Networks) -> Iterator[Trial]:
     """The worst case, noise of its norm, and imperfections scaled to its norm; coil maps stay those of the scan."""
     problem = without_solver(known.problem)
-    found = _craft(known, problem, cell, job, networks)
-    yield Trial(WORST_CASE, attacked(problem, found), found.delta)
+    aim = aim_of(known, cell.strain)
+    found = craft(known, problem, cell, job, networks, aim)
+    yield Trial(WORST_CASE, attacked(problem, found), found.delta, aim=aim)
     noise = gaussian_equal_norm(problem, found.relative_norm, torch.Generator().manual_seed(cell.seed + 1))
-    yield Trial(GAUSSIAN, attacked(problem, noise), noise)
+    yield Trial(GAUSSIAN, attacked(problem, noise), noise, aim=aim)
     for name in job.audit.worst_case.equal_norm:
         wanted = strongest(name)
         change = change_between(problem, perturb.apply(known.slice.kspace, (wanted,), cell.seed))
         delta = scaled_to_norm(problem, change, found.relative_norm)
-        yield Trial(name + EQUAL_NORM, attacked(problem, delta), delta, wanted if wanted.moves_object else None)
+        yield Trial(name + EQUAL_NORM, attacked(problem, delta), delta, wanted if wanted.moves_object else None, aim)
 
 
 def strongest(name: str) -> perturb.Perturbation:
     """The perturbation with its principal strength at the top of its range: what is then scaled to a norm."""
     kind = perturb.PERTURBATIONS[name]
     return perturb.build(name, {kind.principal: perturb.parameters_of(kind)[kind.principal].high})
-
-
-def _craft(known: Baseline, problem: Problem, cell: Cell, job: Job, networks: Networks) -> WorstCase:
-    wanted = job.audit.worst_case
-    loss = None
-    if wanted.loss == "truth":
-        if known.slice.full is None:
-            raise SettingsError("worst cases against the truth need a reference: use --undersample, or loss: clean")
-        loss = mse_to_truth(fully_sampled(known.slice.full, problem))
-    generator = torch.Generator().manual_seed(cell.seed)
-    return worst_case(
-        problem,
-        surrogate_of(cell.strain.surrogate, problem, networks, generator),
-        budget=Budget(cell.strain.strength / 100),
-        generator=generator,
-        loss=loss,
-        n_steps=wanted.n_steps,
-        n_restarts=wanted.n_restarts,
-    )
-
-
-def surrogate_of(name: str, problem: Problem, networks: Networks, generator: torch.Generator) -> surrogates.Surrogate:
-    """What a worst case is crafted on, by name; "diffusion" is a white-box attack through a shortened chain.
-
-    Raises:
-        ReconError: if the scan is too small for it.
-    """
-    if name == "diffusion" and networks.prior is not None:
-        return surrogates.diffusion_surrogate(problem, networks.prior, generator=generator)
-    crafted_on = []
-    if name in ("unet", "ensemble") and networks.unet is not None:
-        crafted_on.append(surrogates.unet_surrogate(problem, networks.unet))
-    if name in ("varnet", "ensemble") and networks.varnet is not None:
-        crafted_on.append(surrogates.varnet_surrogate(problem, networks.varnet))
-    if not crafted_on:
-        raise ValueError(f"the surrogate {name} needs networks that load_networks was not asked for")
-    return crafted_on[0] if len(crafted_on) == 1 else surrogates.ensemble(crafted_on)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from steadymr.audit.attacks import ATTACK_COLUMNS, described
 from steadymr.audit.plan import EQUAL_NORM, GAUSSIAN, NONE, WORST_CASE
 from steadymr.audit.table import groups
 
@@ -31,12 +32,12 @@ def curves(summary: Sequence[Entry], measure: str, label: str) -> bytes:
     """One panel for each perturbation: a measure over strength, a line for each method, with intervals."""
     swept = [entry for entry in summary if entry["perturbation"] != NONE and not _scaled(entry["perturbation"])]
     clean = {entry["method"]: entry[measure]["mean"] for entry in summary if entry["perturbation"] == NONE}
-    panels = groups(swept, ("perturbation", "parameter", "unit", "surrogate"))
+    panels = groups(swept, ("perturbation", "parameter", "unit", *ATTACK_COLUMNS))
     figure, axes = _grid(len(panels))
-    for axis, ((name, parameter, unit, surrogate), entries) in zip(axes, panels, strict=False):
+    for axis, ((name, parameter, unit, *attack), entries) in zip(axes, panels, strict=False):
         _draw_curves(axis, entries, measure, clean)
-        axis.set_title(f"{name}, crafted on {surrogate}" if surrogate else name, fontsize=10)
-        axis.set_xlabel(f"{parameter}, {unit}" if unit else parameter, fontsize=9)
+        axis.set_title(f"{name}, crafted on\n{described(*attack)}" if attack[0] else name, fontsize=10)
+        axis.set_xlabel(unit if attack[0] else f"{parameter}, {unit}" if unit else parameter, fontsize=9)
         axis.set_ylabel(label, fontsize=9)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
@@ -49,16 +50,16 @@ def equal_norm(summary: Sequence[Entry]) -> bytes:
     """Amplification, in units of the thermal noise, of worst cases and of other changes of equal norm."""
     wanted = [entry for entry in summary if entry["perturbation"] == WORST_CASE or _scaled(entry["perturbation"])]
     strongest = {
-        surrogate: max(entry["strength"] for entry in members)
-        for (surrogate,), members in groups(wanted, ("surrogate",))
+        attack: max(entry["strength"] for entry in members) for attack, members in groups(wanted, ATTACK_COLUMNS)
     }
     panels = groups(
-        [one for one in wanted if one["strength"] == strongest[one["surrogate"]]], ("surrogate", "strength")
+        [one for one in wanted if one["strength"] == strongest[tuple(one[key] for key in ATTACK_COLUMNS)]],
+        (*ATTACK_COLUMNS, "strength", "unit"),
     )
     figure, axes = _grid(len(panels), wide=True)
-    for axis, ((surrogate, strength), entries) in zip(axes, panels, strict=False):
+    for axis, ((*attack, strength, unit), entries) in zip(axes, panels, strict=False):
         _draw_bars(axis, entries)
-        axis.set_title(f"crafted on {surrogate}, {strength:g} % of the data's norm", fontsize=10)
+        axis.set_title(f"crafted on {described(*attack)}, {strength:g} {unit}", fontsize=10)
         axis.set_ylabel("amplification, thermal noise = 1", fontsize=9)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()

@@ -7,8 +7,11 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Final
 
 from steadymr import perturb
+from steadymr.audit.attacks import ATTACK_COLUMNS, Attack
+from steadymr.audit.norms import Norm
 from steadymr.audit.settings import AuditSettings, WorstCaseSettings
 from steadymr.errors import PerturbationError
 
@@ -18,9 +21,12 @@ NONE = "none"  #: the unperturbed scan
 WORST_CASE = "worst_case"
 GAUSSIAN = "gaussian_equal_norm"
 EQUAL_NORM = "_equal_norm"  #: after a perturbation's name: scaled to the norm of the worst case in the same cell
-WORST_CASE_PARAMETER = "relative_norm_percent"
 WORST_CASE_RANGE_PERCENT = (0.1, 8.0)
-UNITS_OF_WORST_CASE = "% of the data's norm"
+WORST_CASE_STRENGTHS: Final[dict[Norm, tuple[str, str]]] = {  # name and unit, by norm
+    "scan": ("relative_norm_percent", "% of the data's norm"),
+    "coil": ("relative_norm_percent", "% of each coil's norm"),
+    "maximum": ("relative_maximum_percent", "% of the samples' root mean square"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,16 @@ class Strain:
 
     perturbation: str
     parameters: tuple[tuple[str, float], ...] = ()
-    surrogate: str = ""
+    attack: Attack | None = None  #: of a worst case
+
+    @property
+    def attack_columns(self) -> dict[str, str]:
+        """What the table says of a worst case, empty of all others."""
+        attack = self.attack
+        if attack is None:
+            return dict.fromkeys(ATTACK_COLUMNS, "")
+        structure = "" if attack.target is None else str(attack.target)
+        return dict(zip(ATTACK_COLUMNS, (attack.surrogate, attack.loss, attack.norm, structure), strict=True))
 
     @property
     def strength(self) -> float:
@@ -46,8 +61,8 @@ class Strain:
         """Of the strength."""
         if self.perturbation == NONE:
             return ""
-        if self.perturbation == WORST_CASE:
-            return UNITS_OF_WORST_CASE
+        if self.attack is not None:
+            return WORST_CASE_STRENGTHS[self.attack.norm][1]
         return perturb.parameters_of(perturb.PERTURBATIONS[self.perturbation])[self.parameter].unit
 
     @property
@@ -122,13 +137,14 @@ def _parted(texts: Sequence[str]) -> tuple[dict[str, dict[str, float]], list[str
 def cells(scan: str, slice_number: int, wanted: Sequence[Strain], seed: int) -> tuple[Cell, ...]:
     """The cells of one slice.
 
-    All strengths of one perturbation share a seed, so that they differ in strength and not in chance; slices do not.
+    All strengths of one perturbation share a seed, so that they differ in strength and not in chance; so do all worst
+    cases crafted on one surrogate. Slices do not.
     """
     return tuple(Cell(scan, slice_number, strain, _seed(scan, slice_number, strain, seed)) for strain in wanted)
 
 
 def _seed(scan: str, slice_number: int, strain: Strain, seed: int) -> int:
-    chance = (strain.perturbation, strain.parameter, strain.parameters[1:], strain.surrogate)
+    chance = (strain.perturbation, strain.parameter, strain.parameters[1:], strain.attack_columns["surrogate"])
     text = json.dumps([seed, scan, slice_number, *chance])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
@@ -171,8 +187,8 @@ def _worst_cases(text: str, value: str | None, settings: WorstCaseSettings) -> l
     if not all(0 < percent < 100 for percent in percents):
         raise PerturbationError(f"a worst case's norm is above 0 and below 100 per cent of the data's, got {text!r}")
     return [
-        Strain(WORST_CASE, ((WORST_CASE_PARAMETER, percent),), surrogate)
-        for surrogate in settings.surrogates
+        Strain(WORST_CASE, ((WORST_CASE_STRENGTHS[attack.norm][0], percent),), attack)
+        for attack in settings.attacks
         for percent in percents
     ]
 

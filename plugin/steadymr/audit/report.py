@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from steadymr.audit.attacks import ATTACK_COLUMNS, described
 from steadymr.audit.plan import NONE, Cell
 from steadymr.audit.table import groups
 from steadymr.report import figures
@@ -109,7 +110,7 @@ def _frame(cell: Cell, perturbation: str) -> dict[str, Any]:
     strain = cell.strain
     return {
         "slice": f"{cell.scan}, slice {cell.slice}",
-        "perturbation": f"{perturbation}, crafted on {strain.surrogate}" if strain.surrogate else perturbation,
+        "perturbation": f"{perturbation}, crafted on {strain.attack.title}" if strain.attack else perturbation,
         "strength": strain.strength,
         "unit": strain.unit,
         "parameter": strain.parameter,
@@ -134,13 +135,17 @@ def _size(image: np.ndarray) -> tuple[int, int]:
 
 def _figures_of(rows: dict[Any, dict[str, Any]], cell: Cell, perturbation: str, method: str) -> dict[str, Any]:
     strain = cell.strain
-    row = rows[(cell.scan, cell.slice, method, perturbation, strain.surrogate, strain.parameter, strain.strength)]
-    keys = ("psnr_db", "ssim", "amplification", "agreement", "n_appeared_since_clean", "n_vanished_since_clean")
+    attack = strain.attack_columns.values()
+    row = rows[(cell.scan, cell.slice, method, perturbation, strain.parameter, strain.strength, *attack)]
+    keys = (
+        "psnr_db", "ssim", "amplification", "agreement", "n_appeared_since_clean", "n_vanished_since_clean",
+        "structure_shown",
+    )  # fmt: skip
     return {"figures": {key: row[key] for key in keys}, "outside_range": row["outside_range"]}
 
 
 def _address(row: dict[str, Any]) -> tuple[Any, ...]:
-    keys = ("scan", "slice", "method", "perturbation", "surrogate", "parameter", "strength")
+    keys = ("scan", "slice", "method", "perturbation", "parameter", "strength", *ATTACK_COLUMNS)
     return tuple(row[key] for key in keys)
 
 
@@ -151,10 +156,11 @@ def _named(name: str) -> dict[str, str]:
 
 def _points(summary: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """One line of the page's table for each perturbation and strength, its methods side by side."""
-    keys = ("perturbation", "surrogate", "parameter", "unit", "strength")
+    keys = ("perturbation", *ATTACK_COLUMNS, "parameter", "unit", "strength")
     return [
         dict(zip(keys, point, strict=True))
         | {
+            "attack": described(*(members[0][key] for key in ATTACK_COLUMNS)),
             "outside_range": any(entry["outside_range"] for entry in members),
             "by_method": {entry["method"]: entry for entry in members},
         }

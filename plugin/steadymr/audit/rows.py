@@ -11,6 +11,7 @@ from jaxtyping import Complex64
 from torch import Tensor
 
 from steadymr import perturb
+from steadymr.audit.aim import Aim
 from steadymr.audit.baseline import Baseline, Drawn, Magnitude, amplification_of, in_receiver_units
 from steadymr.audit.damage import disarming_lines, energy_by_line, energy_by_region, tiles
 from steadymr.audit.metrics import image_metrics, structures
@@ -25,7 +26,7 @@ SCORED_METHOD = "diffusion"  #: the only one whose samples are drawn from the po
 N_DISARMING_LINES = 4
 MEASURED = (
     "relative_norm_percent", "psnr_db", "ssim", "nmse", "hfen", "n_appeared", "n_vanished", "nmse_to_clean",
-    "n_appeared_since_clean", "n_vanished_since_clean", "amplification", "agreement",
+    "n_appeared_since_clean", "n_vanished_since_clean", "amplification", "agreement", "structure_shown",
 )  # fmt: skip
 
 
@@ -37,6 +38,7 @@ class Trial:
     problem: Problem
     delta: Complex64[Tensor, "coil y x"]  #: what changed on the acquired samples, in the baseline's unit
     moved_by: perturb.Perturbation | None = None  #: if it moved the object
+    aim: Aim | None = None  #: if a structure was to be drawn or erased
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +61,8 @@ class Outcome:
             image = in_receiver_units(one.mean(0), trial.problem)
             shown = _moved_back(np.abs(image), np.abs(known.images[name]), trial.moved_by)
             row = facts | {"method": name} | _compared(known, name, shown) | _amplified(known, name, shown, trial)
+            if trial.aim is not None:
+                row["structure_shown"] = trial.aim.shown(shown, np.abs(known.images[name]))
             self.images[f"{trial.name}|{name}|image"] = (shown / known.white).astype(np.float16)
             if name == SCORED_METHOD and len(one) > 1:
                 row |= self._spread(known, trial, np.abs(image), one)
@@ -84,7 +88,7 @@ def facts_of(known: Baseline, perturbation: str, strain: Strain, seed: int) -> d
         "parameter": strain.parameter,
         "strength": strain.strength,
         "unit": strain.unit,
-        "surrogate": strain.surrogate,
+        **strain.attack_columns,
         "seed": seed,
         "outside_range": strain.outside_range,
         "reference": known.slice.reference,
@@ -134,7 +138,7 @@ def _damage(known: Baseline, method: str, image: Complex64[np.ndarray, "y x"], s
         "scan": known.slice.scan,
         "slice": known.slice.number,
         "method": method,
-        "surrogate": strain.surrogate,
+        **strain.attack_columns,
         "strength": strain.strength,
         "sampled": problem.sense.mask.any(1).int().tolist(),
         "line_energy": (by_line / max(by_line.sum(), 1e-300)).tolist(),

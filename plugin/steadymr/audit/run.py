@@ -12,6 +12,7 @@ from steadymr import __version__
 from steadymr.audit import figures, report, table
 from steadymr.audit.baseline import Baseline, Job
 from steadymr.audit.cell import measure, measure_clean
+from steadymr.audit.craft import check_reference
 from steadymr.audit.journal import Journal, open_journal
 from steadymr.audit.plan import NONE, Cell, Strain, cells, strains
 from steadymr.audit.scans import Slice, Source, checksum, slices
@@ -98,6 +99,8 @@ def _settings(job: Job, wanted: Sequence[Strain]) -> dict[str, Any]:
 def _measured(source: Source, run: _Run, n_pictured: int) -> Iterator[tuple[Cell, bool]]:
     """Measure what is missing of one scan; yield its cells in order, and whether their pictures are kept."""
     found = slices(source, run.job.settings, run.job.audit.slices)
+    for one in found:
+        check_reference(one, tuple(strain.attack for strain in run.strains if strain.attack))
     with_images = {one.number for one in found[: max(n_pictured, 0)]}
     planned = {one.number: _cells(one, run) for one in found}
     unfinished = [one for one in found if not all(cell.key in run.journal.entries for cell in planned[one.number])]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from steadymr.audit.attacks import Attack
 from steadymr.config import Settings, load_settings
 from steadymr.errors import SettingsError
-
-Surrogate: TypeAlias = Literal["unet", "varnet", "ensemble", "diffusion"]
-Loss: TypeAlias = Literal["clean", "truth"]
 
 
 class _Section(BaseModel):
@@ -22,12 +20,18 @@ class _Section(BaseModel):
 class WorstCaseSettings(_Section):
     """How worst cases are crafted, see `steadymr.audit.attack`."""
 
-    surrogates: tuple[Surrogate, ...] = ("varnet", "unet")  #: diffusion: white box, through a shortened chain
+    attacks: tuple[Attack, ...] = (Attack("varnet"), Attack("unet"))
     strengths_percent: tuple[float, ...] = (1.0, 2.0, 4.0)  #: norm of the perturbation, in per cent of the data's
     n_steps: Annotated[int, Field(ge=1, le=2000)] = 50
     n_restarts: Annotated[int, Field(ge=1, le=20)] = 2
-    loss: Loss = "clean"  #: largest distance from the clean reconstruction, or from the truth
     equal_norm: tuple[str, ...] = ("phase_drift", "rigid_motion", "spikes")  #: imperfections scaled to the same norm
+
+    @field_validator("attacks")
+    @classmethod
+    def _some(cls, attacks: tuple[Attack, ...]) -> tuple[Attack, ...]:
+        if not attacks:
+            raise ValueError("name at least one attack, such as {surrogate: unet}, or take worst_case out of perturb")
+        return attacks
 
     @field_validator("strengths_percent")
     @classmethod
@@ -59,7 +63,12 @@ QUICK: dict[str, Any] = {
     "perturb": ["thermal_noise", "phase_drift", "spikes", "rigid_motion", "gradient_delay", "worst_case"],
     "slices": 2,
     "pictured_slices": 2,
-    "worst_case": {"surrogates": ["varnet"], "n_steps": 20, "n_restarts": 1, "equal_norm": ["rigid_motion"]},
+    "worst_case": {
+        "attacks": [{"surrogate": "varnet"}],
+        "n_steps": 20,
+        "n_restarts": 1,
+        "equal_norm": ["rigid_motion"],
+    },
 }
 QUICK_SAMPLES = 4
 SIMULATED_ACCELERATION = 4  #: of simulated scans, which are made fully sampled, if nothing else is asked for

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from steadymr.audit.attacks import ATTACK_COLUMNS
 from steadymr.audit.damage import advise
 from steadymr.audit.intervals import bootstrap_mean, paired_tests
 from steadymr.audit.plan import NONE, WORST_CASE
@@ -25,8 +26,9 @@ SUMMARISED = (
     "nmse_to_clean",
     "n_appeared_since_clean",
     "agreement",
+    "structure_shown",
 )
-GROUP = ("perturbation", "parameter", "unit", "surrogate", "strength")  #: what rows of one point of a curve share
+GROUP = ("perturbation", "parameter", "unit", *ATTACK_COLUMNS, "strength")  #: what rows of one point of a curve share
 BOOTSTRAP_SEED = 0
 FEWEST_FOR_A_TEST = 2
 
