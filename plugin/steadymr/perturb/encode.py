@@ -134,8 +134,8 @@ class OffResonance(Perturbation):
         map_hz = self.inhomogeneity_hz * _smooth_map(kspace.data.shape[-2:], rng)
         segments = max(int(self.segments), 1)
 
-        images = coil_images(kspace)
-        change = dephased(images, map_hz, time_s, segments, kspace.acquired) - encoded(images, kspace.acquired)
+        images, at_rest = coil_images(kspace)
+        change = dephased(images, map_hz, time_s, segments, kspace.acquired) - at_rest
         calibration = kspace.calibration
         if has_separate_calibration(kspace):
             calibration = turn * dephased(to_image(calibration), map_hz, time_s, segments, kspace.calibrated)
@@ -251,10 +251,12 @@ def dephased(
     frequencies = np.linspace(map_hz.min(), map_hz.max(), 8 * segments)
     at_centres = np.exp(2j * np.pi * np.outer(frequencies, centres_s))
     weights = np.linalg.lstsq(at_centres, np.exp(2j * np.pi * np.outer(frequencies, time_s)), rcond=1e-10)[0]
-    total = np.zeros_like(images)
-    for centre_s, weight in zip(centres_s, weights.astype(np.complex64), strict=True):
-        turn = np.exp(2j * np.pi * map_hz * centre_s).astype(np.complex64)
-        total += weight * encoded(images * turn, lines)
+    total: np.ndarray = np.zeros_like(images)
+    turned = (np.exp(2j * np.pi * map_hz * centre_s).astype(np.complex64) for centre_s in centres_s)
+    total[:, lines] = sum(
+        weight * encoded(images * turn, lines)
+        for weight, turn in zip(weights.astype(np.complex64), turned, strict=True)
+    )
     return total
 
 
@@ -262,10 +264,13 @@ def _multiplied(
     kspace: KSpace, factor: Complex64[np.ndarray, "y x"]
 ) -> tuple[Complex64[np.ndarray, "coil k2 k1 k0"], Complex64[np.ndarray, "coil k2 k1 k0"]]:
     """Return image and calibration lines as if the object were multiplied by a factor."""
-    data = kspace.data + encoded(coil_images(kspace) * (factor - 1), kspace.acquired)
+    data = kspace.data.copy()
+    data[:, kspace.acquired] += encoded(coil_images(kspace)[0] * (factor - 1), kspace.acquired)
     if not has_separate_calibration(kspace):
         return data, kspace.calibration
-    return data, encoded(to_image(kspace.calibration) * factor, kspace.calibrated)
+    calibration = np.zeros_like(kspace.calibration)
+    calibration[:, kspace.calibrated] = encoded(to_image(kspace.calibration) * factor, kspace.calibrated)
+    return data, calibration
 
 
 def _misfiled(kspace: KSpace, offset: int) -> KSpace:

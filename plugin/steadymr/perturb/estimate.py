@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.fft
-from jaxtyping import Bool, Complex, Complex64, Float32
+from jaxtyping import Bool, Complex64, Float32, Int64
 
 from steadymr.errors import PerturbationError
 from steadymr.perturb.lines import columns, to_frequency, to_image
@@ -32,6 +32,7 @@ class ObjectEstimate:
 
     image: Complex64[np.ndarray, "z y x"]
     maps: CoilImages
+    lines: Complex64[np.ndarray, "coil k2 k1 k0"]  #: what is seen of it on the acquired lines, zero elsewhere
 
 
 def estimate_object(kspace: KSpace, n_iterations: int = 2) -> ObjectEstimate:
@@ -44,25 +45,25 @@ def estimate_object(kspace: KSpace, n_iterations: int = 2) -> ObjectEstimate:
     Raises :class:`PerturbationError` when several coils were used and no block of central lines shows how they differ.
     """
     maps = coil_maps(kspace)
-    lines = to_image(kspace.data, axes=(-1,))
-    image = _conjugate_gradients(maps, kspace.acquired, _combined(maps, to_image(lines, axes=PHASE_AXES)), n_iterations)
-    return ObjectEstimate(image=image, maps=maps)
+    encoding = _PhaseEncoding.of(kspace.acquired)
+    measured = to_image(kspace.data[:, kspace.acquired], axes=(-1,))
+    image, seen = _conjugate_gradients(maps, encoding, measured, n_iterations)
+    lines: np.ndarray = np.zeros_like(kspace.data)
+    lines[:, kspace.acquired] = to_frequency(seen, axes=(-1,))
+    return ObjectEstimate(image, maps, lines)
 
 
-def coil_images(kspace: KSpace) -> CoilImages:
-    """Return what each coil sees: exact of a fully sampled scan, else by way of an object estimate."""
+def coil_images(kspace: KSpace) -> tuple[CoilImages, Complex64[np.ndarray, "coil k2 k1 k0"]]:
+    """Return what each coil sees, and that on the acquired lines; exact of a full scan, else of an object estimate."""
     if kspace.acquired.all() and columns(kspace).all():
-        return to_image(kspace.data)
+        return to_image(kspace.data), kspace.data
     estimate = estimate_object(kspace)
-    return np.asarray(estimate.maps * estimate.image)
+    return np.asarray(estimate.maps * estimate.image), estimate.lines
 
 
-def encoded(images: CoilImages, lines: Bool[np.ndarray, "k2 k1"]) -> Complex64[np.ndarray, "coil k2 k1 k0"]:
-    """Return the k-space of coil images on some lines, zero elsewhere; what is not asked for is not transformed."""
-    hybrid = to_frequency(images, axes=PHASE_AXES)
-    wanted: np.ndarray = np.zeros_like(hybrid)
-    wanted[:, lines] = to_frequency(hybrid[:, lines], axes=(-1,))
-    return wanted
+def encoded(images: CoilImages, lines: Bool[np.ndarray, "k2 k1"]) -> Complex64[np.ndarray, "coil line k0"]:
+    """Return some lines of the k-space of coil images; what is not asked for is not transformed."""
+    return to_frequency(_PhaseEncoding.of(lines).forward(images), axes=(-1,))
 
 
 def coil_maps(kspace: KSpace) -> CoilImages:
@@ -74,14 +75,17 @@ def coil_maps(kspace: KSpace) -> CoilImages:
     if kspace.data.shape[0] == 1:
         return np.ones_like(kspace.data)
     lines, block = _central_lines(kspace)
-    images = _smoothed(lines, _window(block, lines.shape[-1]))
-    size = np.sqrt(np.sum(np.abs(images) ** 2, axis=0))
-    flat = images.reshape(len(images), -1)
-    strongest = np.linalg.eigh(flat @ flat.conj().T)[1][:, -1]
+    window = _window(block, lines.shape[-1])
+    used = np.any(window, axis=-1)
+    smoothed = lines[:, used] * window[used]
+    flat = smoothed.reshape(len(smoothed), -1)
+    strongest = np.linalg.eigh(flat @ flat.conj().T)[1][:, -1]  # of the images too: transforms are unitary
+    images = _PhaseEncoding.of(used).adjoint(to_image(smoothed, axes=(-1,)))
     reference = np.tensordot(strongest.conj(), images, axes=1)
-    turn = np.exp(-1j * np.angle(reference))
-    floor = float(np.finfo(np.float32).eps * size.max())
-    return np.asarray(images * (turn / np.maximum(size, max(floor, TINY))), dtype=np.complex64)
+    size = np.sqrt(_combined(images, images).real)
+    floor = max(float(np.finfo(np.float32).eps * size.max()), TINY)
+    turn = np.where(reference == 0, 1, reference.conj()) / np.maximum(np.abs(reference), TINY)
+    return np.asarray(images * (turn / np.maximum(size, floor)), dtype=np.complex64)
 
 
 def _central_lines(kspace: KSpace) -> tuple[CoilImages, Bool[np.ndarray, "k2 k1"]]:
@@ -115,14 +119,6 @@ def _window(block: Bool[np.ndarray, "k2 k1"], n_k0: int) -> Float32[np.ndarray, 
     return np.asarray(along_k2[:, None, None] * _hann(n_k1, reach)[:, None] * _hann(n_k0, reach))
 
 
-def _smoothed(lines: CoilImages, window: Float32[np.ndarray, "k2 k1 k0"]) -> CoilImages:
-    """Return the images of windowed lines; only lines within the window are transformed along the readout."""
-    within = np.any(window, axis=(0, 2))
-    hybrid = np.zeros_like(lines)
-    hybrid[:, :, within] = to_image(lines[:, :, within] * window[:, within], axes=(-1,))
-    return to_image(hybrid, axes=PHASE_AXES)
-
-
 def _reach(used: Bool[np.ndarray, " line"]) -> float:
     """Return how far the lines reach from zero frequency, on the side that reaches further."""
     return float(np.abs(np.flatnonzero(used) - len(used) // 2).max()) + 1
@@ -134,38 +130,84 @@ def _hann(n_points: int, reach: float) -> Float32[np.ndarray, " point"]:
 
 
 def _combined(maps: CoilImages, images: CoilImages) -> Complex64[np.ndarray, "z y x"]:
-    return np.asarray(np.einsum("czyx,czyx->zyx", maps.conj(), images))
+    """Return the sum over coils of conj(maps) * images, coil by coil so that the sum stays in the cache."""
+    total: np.ndarray = np.zeros_like(images[0])
+    for of_coil, image in zip(maps, images, strict=True):
+        total += of_coil.conj() * image
+    return total
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _PhaseEncoding:
+    """The centred orthonormal transform along the phase encodings, to some lines only; the readout stays as it is.
+
+    Images are not moved to the corner for it: that their centre lies n // 2 points away is the phase
+    exp(2 pi i k (n // 2) / n) of line k, and lines are few.
+    """
+
+    corner: Bool[np.ndarray, "k2 k1"]  #: the lines, zero frequency in the corner
+    order: Int64[np.ndarray, " line"]  #: place among the lines of the corner, in the order of the centred grid
+    phase: Complex64[np.ndarray, "line 1"]
+
+    @classmethod
+    def of(cls, lines: Bool[np.ndarray, "k2 k1"]) -> _PhaseEncoding:
+        """Return the transform to lines of a grid with zero frequency at its centre."""
+        corner = scipy.fft.ifftshift(lines)
+        place = np.zeros(lines.shape, dtype=np.int64)
+        place[corner] = np.arange(np.count_nonzero(lines))
+        turns = np.zeros(np.count_nonzero(lines))
+        for k, n in zip(np.nonzero(lines), lines.shape, strict=True):
+            turns += (k - n // 2) * (n // 2) % n / n
+        return cls(corner, scipy.fft.fftshift(place)[lines], np.exp(2j * np.pi * turns).astype(np.complex64)[:, None])
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """Axes of images with more than one point, which is its own transform."""
+        return tuple(axis for axis, n in zip(PHASE_AXES, self.corner.shape, strict=True) if n > 1)
+
+    def forward(self, images: CoilImages) -> Complex64[np.ndarray, "coil line x"]:
+        """Return the lines of images."""
+        plain = scipy.fft.fftn(images, axes=self.axes, norm="ortho")[:, self.corner]
+        return np.asarray(plain[:, self.order] * self.phase)
+
+    def adjoint(self, lines: Complex64[np.ndarray, "coil line x"]) -> CoilImages:
+        """Return the images of lines, the others being zero."""
+        plain = np.empty_like(lines)
+        plain[:, self.order] = lines * self.phase.conj()
+        grid: np.ndarray = np.zeros((len(lines), *self.corner.shape, lines.shape[-1]), dtype=np.complex64)
+        grid[:, self.corner] = plain
+        return np.asarray(scipy.fft.ifftn(grid, axes=self.axes, norm="ortho", overwrite_x=True))
 
 
 def _conjugate_gradients(
     maps: CoilImages,
-    sampled: Bool[np.ndarray, "k2 k1"],
-    target: Complex64[np.ndarray, "z y x"],
+    encoding: _PhaseEncoding,
+    measured: Complex64[np.ndarray, "coil line x"],
     n_iterations: int,
     damping: float = 1e-2,
     tolerance_squared: float = 1e-8,
-) -> Complex64[np.ndarray, "z y x"]:
-    """Solve (A^H A + damping) x = target; the readout's transform cancels in A^H A and is left out.
+) -> tuple[Complex64[np.ndarray, "z y x"], Complex64[np.ndarray, "coil line x"]]:
+    """Solve (A^H A + damping) x = A^H measured from zero; return x and A x, along the readout still images.
 
-    Centring cancels as well: maps, mask and images are moved to the corner once, and the transforms left as they are.
+    The readout's transform cancels in A^H A and is left out. A x is gathered on the way; the last step needs no A^H,
+    for its length follows from the direction's own lines.
     """
-    maps, target = (scipy.fft.ifftshift(array, axes=PHASE_AXES) for array in (maps, target))
-    mask = scipy.fft.ifftshift(sampled)[..., None]
-
-    def normal(image: Complex[np.ndarray, "z y x"]) -> Complex[np.ndarray, "z y x"]:
-        lines = scipy.fft.fftn(maps * image, axes=PHASE_AXES, overwrite_x=True) * mask
-        seen = scipy.fft.ifftn(lines, axes=PHASE_AXES, overwrite_x=True)
-        return np.asarray(_combined(maps, seen) + np.float32(damping) * image)
-
-    image = np.zeros_like(target)
-    residual, direction = target, target
-    size = first_size = float(np.vdot(residual, residual).real)
-    for _ in range(n_iterations):
+    residual = direction = _combined(maps, encoding.adjoint(measured))
+    image, seen = np.zeros_like(residual), np.zeros_like(measured)
+    size = first_size = _energy(residual)
+    for iteration in range(n_iterations):
         if size <= tolerance_squared * first_size:
             break
-        ahead = normal(direction)
-        step = np.float32(size / float(np.vdot(direction, ahead).real))
-        image, residual = image + step * direction, residual - step * ahead
-        size, last_size = float(np.vdot(residual, residual).real), size
+        lines = encoding.forward(maps * direction)
+        step = np.float32(size / (_energy(lines) + damping * _energy(direction)))
+        image, seen = image + step * direction, seen + step * lines
+        if iteration == n_iterations - 1:
+            break
+        residual = residual - step * (_combined(maps, encoding.adjoint(lines)) + np.float32(damping) * direction)
+        size, last_size = _energy(residual), size
         direction = residual + np.float32(size / last_size) * direction
-    return np.asarray(scipy.fft.fftshift(image, axes=PHASE_AXES))
+    return image, seen
+
+
+def _energy(samples: Complex64[np.ndarray, "*grid"]) -> float:
+    return float(np.vdot(samples, samples).real)

@@ -11,11 +11,12 @@ from jaxtyping import Complex64, Float64, Int64
 
 from steadymr.errors import PerturbationError
 from steadymr.perturb.base import Perturbation, setting, strength
-from steadymr.perturb.estimate import encoded, estimate_object
-from steadymr.perturb.lines import acquisition_rank, received, to_frequency, to_image
+from steadymr.perturb.estimate import ObjectEstimate, estimate_object
+from steadymr.perturb.lines import acquisition_rank, received, to_frequency
 from steadymr.types import KSpace
 
 Image = Complex64[np.ndarray, "z y x"]
+COLUMNS_AT_ONCE = 24  #: lines of one product: fewer waste time, more waste memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,50 +93,65 @@ def moved(kspace: KSpace, shot: Int64[np.ndarray, "k2 k1"], poses: tuple[Pose, .
     Raises :class:`PerturbationError` when several coils were used and nothing shows how they differ.
     """
     resting = Pose()
-    active = [number for number, pose in enumerate(poses) if pose != resting and np.any(shot == number)]
-    if not active:
+    active = [number for number, pose in enumerate(poses) if pose != resting]
+    k2, k1 = np.nonzero(np.isin(shot, active) & kspace.acquired)
+    if not len(k1):
         return kspace
+    number = shot[k2, k1]
+    lines, phase = kspace.data[:, k2, k1], _displacement(kspace, poses, number, k1)
+    if len(lines) == 1 and not any(poses[one].angle_rad for one in np.unique(number)):
+        moved_lines = phase * lines
+    else:
+        object_ = estimate_object(kspace)
+        missed = lines - object_.lines[:, k2, k1]
+        moved_lines = phase * missed + _encoded_in_poses(kspace, object_, poses, number, k2, k1)
     data = kspace.data.copy()
-    object_ = _object_seen(kspace, any(poses[number].angle_rad for number in active))
-    for number in active:
-        k2, k1 = np.nonzero((shot == number) & kspace.acquired)
-        phase, lines = _displacement(kspace, poses[number])[k1], kspace.data[:, k2, k1]
-        if object_ is None:
-            data[:, k2, k1] = phase * lines
-        else:
-            missed = lines - object_.at_rest[:, k2, k1]
-            data[:, k2, k1] = phase * missed + object_.encoded(_posed(kspace, object_.image, poses[number]), k2, k1)
+    data[:, k2, k1] = moved_lines
     return received(kspace, data, kspace.calibration)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _ObjectSeen:
-    """An object estimate, laid out so that few lines of it in another pose are cheap."""
+def _encoded_in_poses(
+    kspace: KSpace,
+    object_: ObjectEstimate,
+    poses: tuple[Pose, ...],
+    number: Int64[np.ndarray, " line"],
+    k2: Int64[np.ndarray, " line"],
+    k1: Int64[np.ndarray, " line"],
+) -> Complex64[np.ndarray, "coil line k0"]:
+    """Return line (k2, k1) of the object in pose ``number``, for each line.
 
-    image: Image
-    maps: Complex64[np.ndarray, "z x coil y"]
-    at_rest: Complex64[np.ndarray, "coil k2 k1 k0"]
+    A pose is seen by few lines, so along y each of them is a sum over its own column of phases, all coils and a batch
+    of columns in one product; Fourier transforms do the rest.
+    """
+    n_coils, n_z, n_y, n_x = object_.maps.shape
+    image = np.ascontiguousarray(object_.image.transpose(0, 2, 1))  # z x y
+    maps = np.ascontiguousarray(object_.maps.transpose(1, 3, 0, 2)).transpose(0, 1, 3, 2)  # z x y coil
+    wanted, place = np.unique(number * n_y + k1, return_inverse=True)
+    found: np.ndarray = np.empty((n_coils, len(k1), n_x), dtype=np.complex64)
+    posed: dict[int, Complex64[np.ndarray, "z x y"]] = {}
+    for first in range(0, len(wanted), COLUMNS_AT_ONCE):
+        batch = [divmod(int(key), n_y) for key in wanted[first : first + COLUMNS_AT_ONCE]]
+        posed = {
+            one: posed[one] if one in posed else _posed(kspace, image, poses[one])
+            for one in dict.fromkeys(number for number, _ in batch)
+        }
+        hybrid: np.ndarray = np.empty((n_z, n_x, len(batch), n_coils), dtype=np.complex64)
+        phases = _along_y(np.array([line for _, line in batch]), n_y)
+        columns: np.ndarray = np.empty((n_x, len(batch), n_y), dtype=np.complex64)
+        for z in range(n_z):
+            for column, (one, _) in enumerate(batch):
+                np.multiply(posed[one][z], phases[column], out=columns[:, column])
+            hybrid[z] = columns @ maps[z]
+        here = (place >= first) & (place < first + len(batch))
+        lines = to_frequency(hybrid, axes=(0,))[k2[here], :, place[here] - first]
+        found[:, here] = to_frequency(lines, axes=(1,)).transpose(2, 0, 1)
+    return found
 
-    def encoded(
-        self, image: Image, k2: Int64[np.ndarray, " line"], k1: Int64[np.ndarray, " line"]
-    ) -> Complex64[np.ndarray, "coil line k0"]:
-        """Return the lines (k2, k1) of an image: one product per line along y, Fourier transforms along the rest."""
-        n_y = image.shape[-2]
-        wanted, place = np.unique(k1, return_inverse=True)
-        cycles = np.outer(wanted - n_y // 2, np.arange(n_y) - n_y // 2) / n_y
-        along_y = (np.exp(-2j * np.pi * cycles) / np.sqrt(n_y)).astype(np.complex64)
-        weighted = image.transpose(0, 2, 1)[..., None] * along_y.T
-        hybrid = (self.maps @ weighted).transpose(2, 0, 3, 1)
-        return to_frequency(to_frequency(hybrid, axes=(-3,))[:, k2, place], axes=(-1,))
 
-
-def _object_seen(kspace: KSpace, turning: bool) -> _ObjectSeen | None:
-    """Return the object estimate, or None where the phase of a displacement is exact: one uniform coil, no turning."""
-    if kspace.data.shape[0] == 1 and not turning:
-        return None
-    estimate = estimate_object(kspace)
-    maps = np.ascontiguousarray(estimate.maps.transpose(1, 3, 0, 2))
-    return _ObjectSeen(estimate.image, maps, encoded(estimate.maps * estimate.image, kspace.acquired))
+def _along_y(k1: Int64[np.ndarray, " line"], n_y: int) -> Complex64[np.ndarray, "line y"]:
+    """Return the rows of the centred orthonormal Fourier transform along y that make these lines."""
+    cycles = np.outer(k1 - n_y // 2, np.arange(n_y) - n_y // 2) / n_y
+    return np.asarray(np.exp(-2j * np.pi * cycles) / np.sqrt(n_y), dtype=np.complex64)
 
 
 def turned(
@@ -146,22 +162,28 @@ def turned(
     A displacement after the turn costs nothing more: along y it joins the second shear, and the third, whose rows have
     moved by then, takes that along x.
     """
-    x_mm, y_mm = voxel_mm_xy
-    n_y, n_x = image.shape[-2:]
+    (x_mm, y_mm), (n_y, n_x) = voxel_mm_xy, image.shape[-2:]
     x_points, y_points = moved_mm_xy[0] / x_mm, moved_mm_xy[1] / y_mm
     slope = -np.tan(angle_rad / 2) * y_mm / x_mm
-    along_x = _phase_ramps(slope * _from_centre(n_y), n_x)
-    along_y = _phase_ramps(np.sin(angle_rad) * x_mm / y_mm * _from_centre(n_x) + y_points, n_y).T
-    last = _phase_ramps(slope * (_from_centre(n_y) - y_points) + x_points, n_x) if any(moved_mm_xy) else along_x
-    image = scipy.fft.ifftshift(image, axes=(-2, -1))
+    along_x = _shear(slope, n_y, n_x)
+    along_y = _shear(np.sin(angle_rad) * x_mm / y_mm, n_x, n_y).T * _phase_ramps(np.array([y_points]), n_y).T
+    last = along_x * _phase_ramps(np.array([x_points - slope * y_points]), n_x)
     for phase, axis in ((along_x, -1), (along_y, -2), (last, -1)):
-        image = scipy.fft.ifft(scipy.fft.fft(image, axis=axis) * phase, axis=axis, overwrite_x=True)
-    return np.asarray(scipy.fft.fftshift(image, axes=(-2, -1)))
+        frequencies = scipy.fft.fft(image, axis=axis)
+        frequencies *= phase
+        image = scipy.fft.ifft(frequencies, axis=axis, overwrite_x=True)
+    return np.asarray(image)
 
 
-def _from_centre(n_points: int) -> Float64[np.ndarray, " point"]:
-    """Return positions from the centre in the order of an uncentred transform: 0, 1, ... -2, -1."""
-    return np.asarray(scipy.fft.ifftshift(np.arange(n_points) - n_points // 2), dtype=np.float64)
+def _shear(slope: float, n_lines: int, n_points: int) -> Complex64[np.ndarray, "line point"]:
+    """Return what moves line j, counted from the centre, by ``slope * j`` points: products of a coarse and a fine step.
+
+    Far fewer exponentials are computed so than the shear has points.
+    """
+    n_fine = int(np.ceil(np.sqrt(n_lines)))
+    coarse = _phase_ramps(slope * (np.arange(0, n_lines, n_fine) - n_lines // 2), n_points)
+    fine = _phase_ramps(slope * np.arange(n_fine), n_points)
+    return np.asarray((coarse[:, None] * fine).reshape(-1, n_points)[:n_lines])
 
 
 def _phase_ramps(moved_by: Float64[np.ndarray, " line"], n_points: int) -> Complex64[np.ndarray, "line point"]:
@@ -179,17 +201,17 @@ def _phase_ramps(moved_by: Float64[np.ndarray, " line"], n_points: int) -> Compl
     return phases
 
 
-def _posed(kspace: KSpace, image: Image, pose: Pose) -> Image:
-    """Return the object in a pose."""
+def _posed(kspace: KSpace, image: Complex64[np.ndarray, "z x y"], pose: Pose) -> Complex64[np.ndarray, "z x y"]:
+    """Return the object in a pose; with x and y exchanged, so that a turn goes the other way."""
     (n_x, n_y, _), (fov_x, fov_y, _) = kspace.encoded.matrix_xyz, kspace.encoded.fov_mm_xyz
-    if pose.angle_rad:
-        return turned(image, pose.angle_rad, (fov_x / n_x, fov_y / n_y), (pose.x_mm, pose.y_mm))
-    return to_image(to_frequency(image, axes=(-2, -1)) * _displacement(kspace, pose), axes=(-2, -1))
+    return turned(image, -pose.angle_rad, (fov_y / n_y, fov_x / n_x), (pose.y_mm, pose.x_mm))
 
 
-def _displacement(kspace: KSpace, pose: Pose) -> Complex64[np.ndarray, "k1 k0"]:
-    """Return the phase that moves an object by the pose's displacement."""
+def _displacement(
+    kspace: KSpace, poses: tuple[Pose, ...], number: Int64[np.ndarray, " line"], k1: Int64[np.ndarray, " line"]
+) -> Complex64[np.ndarray, "line k0"]:
+    """Return the phase by which each line's pose displaces an object."""
     (n_x, n_y, _), (fov_x, fov_y, _) = kspace.encoded.matrix_xyz, kspace.encoded.fov_mm_xyz
-    along_y = _phase_ramps(np.array([pose.y_mm / fov_y * n_y]), n_y)[0]
-    along_x = _phase_ramps(np.array([pose.x_mm / fov_x * n_x]), n_x)[0]
-    return np.asarray(scipy.fft.fftshift(along_y[:, None] * along_x))
+    x_mm, y_mm = (np.array([getattr(pose, axis) for pose in poses])[number] for axis in ("x_mm", "y_mm"))
+    cycles = ((k1 - n_y // 2) * y_mm / fov_y)[:, None] + np.outer(x_mm / fov_x, np.arange(n_x) - n_x // 2)
+    return np.asarray(np.exp(-2j * np.pi * cycles), dtype=np.complex64)
