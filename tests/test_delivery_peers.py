@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
+import socket
+import struct
 import threading
 import time
 
@@ -27,13 +30,10 @@ from pynetdicom.presentation import build_context
 from steadymr.delivery import enqueue, outbox_list, parse_destination, retry
 from steadymr.delivery.association import associated
 from steadymr.delivery.sender import run_sender
-from steadymr.errors import SettingsError
+from steadymr.errors import PeerError, SettingsError
 
 POLICY = {"first_wait_s": 0.05, "longest_wait_s": 0.2, "settle_s": 0.01, "answer_wait_s": 5.0}
 QUICK = {"policy": POLICY, "connect_timeout_s": 2.0, "answer_timeout_s": 1.0}
-
-# pynetdicom 3.0.4 forgets a refused connection instead of closing it
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 
 @pytest.fixture(autouse=True)
@@ -159,6 +159,31 @@ def test_a_pacs_that_is_down_at_first_gets_everything_later(tmp_path):
     files = deliver(tmp_path, peer.url)
     peer.kill()
     assert sorted(peer.uids()) == uids_of(files)
+
+
+def test_connections_that_a_pacs_resets_or_refuses_are_closed():
+    """One left open would warn when it is collected, and warnings are errors."""
+    with socket.create_server(("127.0.0.1", 0)) as pacs:
+        port = pacs.getsockname()[1]
+
+        def reset():
+            connection, _ = pacs.accept()
+            connection.recv(1)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+
+        thread = threading.Thread(target=reset)
+        thread.start()
+        with pytest.raises(PeerError, match="made no association"), associated_at(port):
+            pass
+        thread.join()
+    with pytest.raises(PeerError, match="cannot connect"), associated_at(port):
+        pass
+    gc.collect()
+
+
+def associated_at(port):
+    return associated(parse_destination(f"dimse://PACS@127.0.0.1:{port}"), [build_context(MRImageStorage)])
 
 
 def test_a_pacs_killed_in_the_middle_gets_the_rest_after_its_restart(tmp_path):

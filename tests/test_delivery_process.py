@@ -39,8 +39,6 @@ def test_sending_returns_once_everything_is_stored_and_leaves_no_process(tmp_pat
     assert not is_sender_running(tmp_path / "outbox")
 
 
-# pynetdicom 3.0.4 forgets a refused connection instead of closing it
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 def test_sending_to_nobody_ends_in_time_says_why_and_keeps_everything_queued(tmp_path):
     write_series(tmp_path / "in", 2)
     enqueue([tmp_path / "in"], NOBODY, tmp_path / "outbox")

@@ -13,8 +13,6 @@ from test_delivery_peers import deliver, settle, states, uids_of
 from steadymr.delivery import outbox_list, parse_destination
 from steadymr.errors import SettingsError
 
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-
 
 @pytest.fixture(autouse=True)
 def _quiet_network_library(caplog: pytest.LogCaptureFixture) -> None:

@@ -35,9 +35,6 @@ KNOWN = {
 HEADER_OF_NOBODY = replace(HEADER, identity=Identity())
 CLASSICAL = ("--method", "classical", "--samples", "0")
 
-# pynetdicom 3.0.4 forgets a refused connection instead of closing it
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-
 
 @pytest.fixture(scope="module")
 def pacs(tmp_path_factory: pytest.TempPathFactory) -> Any:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import socket
-import ssl
 import struct
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
+from pynetdicom.transport import AssociationSocket
 
 from steadymr.delivery.destinations import DimseDestination
 from steadymr.delivery.tls import tls_context
@@ -27,6 +27,18 @@ _REJECT_PERMANENT = 1
 _MAX_PDU_BYTES = 131072
 _PARKING_S = 5.0
 _TICK_S = 0.25
+
+
+def _hang_up(self: AssociationSocket) -> None:
+    """In place of pynetdicom 3.0.4's, which leaves open what cannot be shut down: what the PACS refused or reset."""
+    connection = self.socket
+    if connection is not None:
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
+
+
+AssociationSocket._shutdown_socket = _hang_up
 
 
 class NothingAcceptedError(PeerError):
@@ -130,7 +142,7 @@ def _associate(
         (evt.EVT_CONN_OPEN, lambda event: _tune(event, destination.answer_timeout_s)),
         (evt.EVT_DATA_SENT, _acknowledge_quickly),
     ]
-    tls = _ClosingContext(tls_context(destination)) if destination.tls else None
+    tls_args = (tls_context(destination), destination.tls_server_name or destination.host) if destination.tls else None
     try:
         association = entity.associate(
             _address(destination),
@@ -138,14 +150,12 @@ def _associate(
             contexts=list(contexts),
             ae_title=destination.called_ae,
             max_pdu=_MAX_PDU_BYTES,
-            tls_args=None if tls is None else (tls, destination.tls_server_name or destination.host),
+            tls_args=tls_args,
             evt_handlers=tuned,
         )
     except (OSError, RuntimeError) as error:
         raise PeerError(f"{destination.url}: {error}") from error
     if not association.is_established:
-        if tls is not None:
-            tls.close()
         raise _why_not(association, destination, connected.is_set())
     return association
 
@@ -172,22 +182,6 @@ def _why_not(association: Association, destination: DimseDestination, connected:
         secured = " with TLS" if destination.tls else ""
         return PeerError(f"{url}: cannot connect{secured}; is the PACS running there?")
     return PeerError(f"{url} is connected but made no association within {destination.connect_timeout_s:g} s")
-
-
-class _ClosingContext:
-    """A TLS context that can close what it wrapped: pynetdicom 3.0.4 leaves a failed TLS connection open."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
-        self._wrapped: list[ssl.SSLSocket] = []
-
-    def wrap_socket(self, *args: Any, **options: Any) -> ssl.SSLSocket:
-        self._wrapped.append(self._context.wrap_socket(*args, **options))
-        return self._wrapped[-1]
-
-    def close(self) -> None:
-        for wrapped in self._wrapped:
-            wrapped.close()
 
 
 def _tune(event: Any, timeout_s: float) -> None:

@@ -55,7 +55,7 @@ class Stack:
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What a derived object is called: UIDs that follow from its content, and its numbers."""
+    """What a derived object is called, in highdicom's words: UIDs that follow from its content, and its numbers."""
 
     series_instance_uid: str
     sop_instance_uid: str
@@ -100,6 +100,16 @@ def name(
     about = [str(image.SOPInstanceUID) for image in images]
     sop_uid = uids.derived_uid("object", series_uid, hashlib.sha256(data).hexdigest(), *about)
     return Name(series_uid, sop_uid, series_number, instance_number)
+
+
+def equipment(facts: SeriesFacts) -> dict[str, str]:
+    """What made a derived object, in highdicom's words; ``complete`` then puts in what is known of the scanner."""
+    return {
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": f"{MANUFACTURER} {facts.method}"[:64],
+        "software_versions": facts.software_version,
+        "device_serial_number": facts.software_version,
+    }
 
 
 def complete(

@@ -7,6 +7,7 @@ Management), and hiding is not ours to decide.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import highdicom
 from pydicom.dataset import Dataset
@@ -34,10 +35,7 @@ def quality_issue(
     document: Dataset = highdicom.ko.KeyObjectSelectionDocument(
         evidence=unstable,
         content=selection,
-        series_instance_uid=name.series_instance_uid,
-        series_number=name.series_number,
-        sop_instance_uid=name.sop_instance_uid,
-        instance_number=name.instance_number,
+        **asdict(name),
         manufacturer=MANUFACTURER,
     )
     return derived.complete(document, facts, outcome, CONTENT, spatial=False)

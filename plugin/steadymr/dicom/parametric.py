@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import highdicom
 import numpy as np
 from jaxtyping import Float32
@@ -10,7 +12,7 @@ from pydicom.sr.codedict import codes
 
 from steadymr.dicom import derived
 from steadymr.dicom.derived import Stack
-from steadymr.dicom.facts import MANUFACTURER, SeriesFacts, SeriesVerdict, add_body_part
+from steadymr.dicom.facts import SeriesFacts, SeriesVerdict, add_body_part
 
 CONTENT = "spread map"
 #: Value outside tissue, where the spread means nothing: below every true value, since viewers stumble over NaN. It lies
@@ -56,14 +58,8 @@ def _parametric_map(
     dataset: Dataset = highdicom.pm.ParametricMap(
         source_images=stack.images,
         pixel_array=values,
-        series_instance_uid=name.series_instance_uid,
-        series_number=name.series_number,
-        sop_instance_uid=name.sop_instance_uid,
-        instance_number=name.instance_number,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=f"{MANUFACTURER} {facts.method}"[:64],
-        software_versions=facts.software_version,
-        device_serial_number=facts.software_version,
+        **asdict(name),
+        **derived.equipment(facts),
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[mapping],
         voi_lut_transformations=[highdicom.VOILUTTransformation(window_center=full_scale / 2, window_width=full_scale)],

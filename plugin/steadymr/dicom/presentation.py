@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import highdicom
 import numpy as np
 from pydicom.dataset import Dataset
 
 from steadymr.dicom import derived
-from steadymr.dicom.facts import MANUFACTURER, SeriesFacts, SeriesVerdict, add_body_part
+from steadymr.dicom.facts import SeriesFacts, SeriesVerdict, add_body_part
 
 CONTENT = "presentation"
 _LAYER = "VERDICT"
@@ -30,14 +31,8 @@ def presentation_state(
     name = derived.name(facts, CONTENT, images, content, series_number=series_number, instance_number=instance_number)
     document: Dataset = highdicom.pr.GrayscaleSoftcopyPresentationState(
         referenced_images=list(images),
-        series_instance_uid=name.series_instance_uid,
-        series_number=name.series_number,
-        sop_instance_uid=name.sop_instance_uid,
-        instance_number=name.instance_number,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=f"{MANUFACTURER} {facts.method}"[:64],
-        software_versions=facts.software_version,
-        device_serial_number=facts.software_version,
+        **asdict(name),
+        **derived.equipment(facts),
         content_label="STABILITY",
         content_description=derived.content_description(facts, "Window, and the stability verdict of each image"),
         content_creator_name=derived.CREATOR,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import highdicom
 import numpy as np
 from jaxtyping import UInt8
@@ -56,14 +58,8 @@ def _segmentation(
         pixel_array=mask,
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[segment],
-        series_instance_uid=name.series_instance_uid,
-        series_number=name.series_number,
-        sop_instance_uid=name.sop_instance_uid,
-        instance_number=name.instance_number,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=f"{MANUFACTURER} {facts.method}"[:64],
-        software_versions=facts.software_version,
-        device_serial_number=facts.software_version,
+        **asdict(name),
+        **derived.equipment(facts),
         content_label="UNSTABLE",
         content_description=derived.content_description(facts, "Where repeated reconstructions disagree"),
         content_creator_name=derived.CREATOR,

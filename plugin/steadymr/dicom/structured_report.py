@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 
 import highdicom
 from pydicom.dataset import Dataset
@@ -39,10 +40,7 @@ def stability_report(
     document: Dataset = highdicom.sr.ComprehensiveSR(
         evidence=list(images),
         content=_report(images, facts)[0],
-        series_instance_uid=name.series_instance_uid,
-        series_number=name.series_number,
-        sop_instance_uid=name.sop_instance_uid,
-        instance_number=name.instance_number,
+        **asdict(name),
         manufacturer=MANUFACTURER,
         is_complete=True,
         is_final=True,
@@ -55,7 +53,7 @@ def _report(images: Sequence[Dataset], facts: SeriesFacts) -> Sequence[Dataset]:
         uid=uids.device_uid(facts.method, facts.model, facts.software_version),
         name=MANUFACTURER,
         manufacturer_name=MANUFACTURER,
-        model_name=f"{MANUFACTURER} {facts.method}"[:64],
+        model_name=derived.equipment(facts)["manufacturer_model_name"],
     )
     context = highdicom.sr.ObservationContext(
         observer_device_context=highdicom.sr.ObserverContext(
