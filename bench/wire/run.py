@@ -1,7 +1,7 @@
-"""How fast the wire is, as ratios measured in one run: ``python bench/wire/run.py [--rounds 5]``.
+"""How fast the wire is, as ratios measured in one run: ``python bench/wire/run.py [--rounds 5] [--json FILE]``.
 
-Prints a table and writes ``result.json`` beside this file. "Limit" is what loopback does with the same bytes when
-nobody looks at them; "gadgetron" is the Connection of the gadgetron package doing the same work. Contestants
+Prints a table and writes ``result.json`` beside this file, or FILE. "Limit" is what loopback does with the same bytes
+when nobody looks at them; "gadgetron" is the Connection of the gadgetron package doing the same work. Contestants
 alternate, and the median over rounds of each round's ratio counts. Ratios are of wall-clock time; those in ``cpu_`` are
 of the measured process's CPU time, which other load on the machine disturbs less.
 """
@@ -197,6 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--slices", type=int, default=10_000)
+    parser.add_argument("--json", type=Path, default=Path(__file__).with_name("result.json"))
     arguments = parser.parse_args()
     results: dict[str, dict[str, float]] = {
         "decode 16 ch x 512": decoding(16, 512, 2500, arguments.rounds),
@@ -210,9 +211,7 @@ def main() -> None:
             must = MUST.get(work, {}).get(name)
             print(f"    {name:24}{value:10.2f}" + (f"   must reach {must}" if must else ""))
     conditions = {"python": sys.version.split()[0], "load": os.getloadavg(), "when": time.strftime("%Y-%m-%d %H:%M")}
-    Path(__file__).with_name("result.json").write_text(
-        json.dumps({**results, "conditions": conditions}, indent=2) + "\n"
-    )
+    arguments.json.write_text(json.dumps({**results, "conditions": conditions}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -196,11 +196,18 @@ def _close(cursor: Cursor) -> Event:
     return Close()
 
 
-_VERSION = ACQUISITION_HEAD.fields["version"][1]  # type: ignore[index]  # numpy types fields as optional
-_SIZES = tuple(
-    ACQUISITION_HEAD.fields[name][1]  # type: ignore[index]
-    for name in ("number_of_samples", "active_channels", "trajectory_dimensions")
-)
+_WORD: np.dtype[np.uint16] = np.dtype("<u2")
+
+
+def _word(name: str) -> int:
+    """Where a 16-bit field of the header stands in an acquisition message, counted in such words."""
+    offset: int = ACQUISITION_HEAD.fields[name][1]  # type: ignore[index]  # numpy types fields as optional
+    return (IDENTIFIER.size + offset) // _WORD.itemsize
+
+
+_LAYOUT_FIELDS = ("version", "number_of_samples", "active_channels", "trajectory_dimensions")
+#: Where a message says that it is an acquisition, and all that fixes its layout.
+_LAYOUT_WORDS = np.array([0, *map(_word, _LAYOUT_FIELDS)])
 
 
 @lru_cache(maxsize=64)
@@ -213,9 +220,10 @@ def acquisition_message(channels: int, samples: int, dimensions: int) -> np.dtyp
 
 def _acquisitions(cursor: Cursor) -> Event:
     """As many acquisitions of one shape as have arrived without another message between them."""
-    head = cursor.take(ACQUISITION_HEAD.itemsize)
-    samples, channels, dimensions = (IDENTIFIER.unpack_from(head, offset)[0] for offset in _SIZES)
-    _check_acquisition(IDENTIFIER.unpack_from(head, _VERSION)[0], samples, channels, dimensions, cursor.limits)
+    cursor.take(ACQUISITION_HEAD.itemsize)
+    words = np.frombuffer(cursor.view, _WORD, cursor.position // _WORD.itemsize)
+    _, version, samples, channels, dimensions = words[_LAYOUT_WORDS].tolist()
+    _check_acquisition(version, samples, channels, dimensions, cursor.limits)
     layout = acquisition_message(channels, samples, dimensions)
     cursor.take(layout.itemsize - cursor.position)
     n_arrived = min(len(cursor.view) // layout.itemsize, _LONGEST_RUN)
@@ -228,11 +236,10 @@ def _acquisitions(cursor: Cursor) -> Event:
 
 def _run_length(messages: Structured) -> int:
     """How many of the candidates are acquisitions shaped like the first; past another message all is meaningless."""
-    head = messages["head"]
-    alike = messages["id"] == int(MessageId.ACQUISITION)
-    for name in ("version", "number_of_samples", "active_channels", "trajectory_dimensions"):
-        alike &= head[name] == head[name][0]
-    return len(messages) if alike.all() else int(alike.argmin())
+    words = messages.view(_WORD).reshape(len(messages), -1)  # because fields of records are slow to read
+    layouts = words[:, _LAYOUT_WORDS]
+    alike = layouts == layouts[0]
+    return len(messages) if alike.all() else int(alike.all(axis=1).argmin())
 
 
 def _check_acquisition(version: int, samples: int, channels: int, dimensions: int, limits: WireLimits) -> None:

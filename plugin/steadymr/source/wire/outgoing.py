@@ -41,17 +41,19 @@ _GADGETRON_NAMES = {
 
 def meta_xml(meta: Meta) -> bytes:
     """Meta attributes as MRD writes them; characters that XML cannot hold become U+FFFD."""
-    elements = "".join(_meta_element(name, value) for name, value in meta.items())
+    elements = "".join(
+        _meta_element(name, value if isinstance(value, str) else tuple(value)) for name, value in meta.items()
+    )
     return f"<?xml version='1.0' encoding='UTF-8'?>\n<ismrmrdMeta>{elements}</ismrmrdMeta>".encode()
 
 
-def _meta_element(name: str, value: str | Sequence[str]) -> str:
-    values = [value] if isinstance(value, str) else value
+@lru_cache(maxsize=1024)  # from one image to the next nearly all names and values stay
+def _meta_element(name: str, value: str | tuple[str, ...]) -> str:
+    values = (value,) if isinstance(value, str) else value
     inner = "".join(f"<value>{_clean(one)}</value>" for one in values)
     return f"<meta><name>{_clean(name)}</name>{inner}</meta>"
 
 
-@lru_cache(maxsize=1024)  # from one image to the next nearly all names and values stay
 def _clean(text: str) -> str:
     return escape(_NOT_XML.sub("\ufffd", text))
 
