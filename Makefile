@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint debian-packages image-test clean
+.PHONY: help install demo test lint debian-packages image-test wheels-test lock clean
 
 PYTHON ?= python3
 OUT ?= runs/demo
@@ -16,6 +16,8 @@ help:
 	@echo "make test     set up, check style and types, run all tests"
 	@echo "make install  set up .venv alone"
 	@echo "make image-test  build the container without an engine, and run it (root)"
+	@echo "make wheels-test  install the wheel with each extra in an environment of its own, and try it"
+	@echo "make lock     write requirements.lock"
 
 install: .venv/installed
 
@@ -72,6 +74,19 @@ debian-packages:
 # Builds the container without a container engine and runs it; needs root, and 15 minutes on a fresh machine.
 image-test:
 	docker/image-test.sh
+
+# With [gpu] this downloads CUDA, about 3 GB.
+wheels-test:
+	$(PYTHON) bench/wheels/run.py --torch $(TORCH) --cpu-index $(CPU_WHEELS)
+
+# Every version that the file already names stays, so that without a change in pyproject.toml the file stays as it is. To
+# take newer versions, delete it first. Always for the CPU, whatever .venv was set up for.
+LOCK = $(BIN)/uv pip compile pyproject.toml --all-extras -c .venv/lock-constraints.txt --python-version 3.11 \
+  --generate-hashes --quiet --custom-compile-command "make lock" --output-file requirements.lock
+lock: .venv/torch
+	$(BIN)/pip install --quiet uv==0.13.9
+	echo "torch==$(TORCH)+cpu" >.venv/lock-constraints.txt
+	$(LOCK) >/dev/null 2>&1 || $(LOCK) --torch-backend cpu >/dev/null
 
 clean:
 	rm -rf .venv runs

@@ -143,6 +143,7 @@ files = sorted(pathlib.Path("/data/out/dicom").rglob("*.dcm"))
 assert files, "no DICOM was written"
 for file in files: print(pydicom.dcmread(file).SeriesDescription)'
 NO_BUILD_TOOLS='for tool in cc gcc g++ make pip pip3 hatchling cyclonedx-py; do ! command -v "$tool" || exit 1; done
+test -z "$(find /opt/steadymr -name "ptxas*" -o -name nvcc)"
 ! python3 -c "import pip" && test ! -e /root/.cache && test -z "$(ls -A /var/lib/apt/lists /var/cache/apt | grep -v :)"'
 
 expect "runs as a user who is not root" inside sh -c 'test "$(id -u)" -ge 1000'
@@ -160,6 +161,8 @@ for module in pkgutil.walk_packages(steadymr.__path__, "steadymr."):
     if not module.name.endswith("__main__"): importlib.import_module(module.name)'
 expect "its entry point answers" inside "${entrypoint[@]}" --help
 expect "its health check answers: ${health[*]}" inside "${health[@]}"
+expect "it says that this machine has no GPU for it, and that it takes the CPU" \
+  inside sh -c '"$@" | grep "cuda.*none.*auto means cpu"' sh "${health[@]}"
 expect "a scan can be simulated in it" inside python -c "$SIMULATE"
 expect "steadymr replay of that scan works" \
   inside "${entrypoint[@]}" replay /data/scan.h5 --out /data/out --method classical --samples 0

@@ -53,8 +53,14 @@ def _devices() -> dict[str, str]:
         properties = torch.cuda.get_device_properties(number)
         devices[f"cuda:{number}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     if torch.cuda.device_count() == 0:
-        devices["cuda"] = "none; --device auto means cpu"
+        devices["cuda"] = f"none: {_why_no_gpu()}; --device auto means cpu"
     return devices
+
+
+def _why_no_gpu() -> str:
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} was built without CUDA"
+    return f"torch {torch.__version__} was built with CUDA {torch.version.cuda} but finds no NVIDIA GPU or driver"
 
 
 def _version(name: str) -> str:
