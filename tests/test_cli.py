@@ -45,7 +45,7 @@ def test_perturbations_are_listed_for_programs() -> None:
         assert all({"name", "unit", "range"} <= set(parameter) for parameter in row["parameters"])
 
 
-@pytest.mark.parametrize(("what", "name"), [("methods", "diffusion"), ("sites", "typical_3t")])
+@pytest.mark.parametrize(("what", "name"), [("methods", "diffusion"), ("site-models", "typical_3t")])
 def test_what_can_be_named_is_listed(what: str, name: str) -> None:
     """Each name stands at the beginning of a line."""
     assert name in [line.split()[0] for line in run_steadymr("list", what).stdout.splitlines()]

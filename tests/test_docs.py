@@ -13,6 +13,7 @@ import pytest
 import typer.main
 import yaml
 
+from steadymr.audit.settings import load_audit_settings
 from steadymr.cli import main as cli
 from steadymr.config import load_settings
 
@@ -68,6 +69,10 @@ def test_settings_that_a_page_shows_as_yaml_are_settings(page: Path, tmp_path: P
         path, values = tmp_path / f"{number}.yaml", yaml.safe_load(block)
         pacs = {"destinations": {"pacs": {"url": "dimse://PACS@10.0.0.5:104"}}}  # snippets may name one shown before
         path.write_text(yaml.safe_dump(pacs | values))
+        if "audit" in values:
+            path.write_text(yaml.safe_dump(values))
+            assert load_audit_settings(path, {}, {}, quick=False)
+            continue
         assert load_settings(path)
 
 

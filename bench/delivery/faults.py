@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -218,6 +218,8 @@ class Wire:
 
     def mend(self) -> None:
         for end in self._sockets:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)  # because a thread that still reads from it would keep it open
             end.close()
         self._sockets = []
         self._whole.set()

@@ -180,11 +180,14 @@ def _given(**options: Any) -> dict[str, Any]:
 
 def _print_summary(content: dict[str, Any], out: Path) -> None:
     """One line for each perturbation and strength; the page has the rest."""
+    from steadymr.audit.attacks import ATTACK_COLUMNS, described
+
     methods = list(dict.fromkeys(entry["method"] for entry in content["summary"]))
     table = Table("perturbation", "strength", *(f"{method}\nPSNR, dB" for method in methods))
     points: dict[tuple[str, str], dict[str, str]] = {}
     for entry in content["summary"]:
-        name = entry["perturbation"] + (f" on {entry['surrogate']}" if entry["surrogate"] else "")
+        attack = described(*(entry[key] for key in ATTACK_COLUMNS))
+        name = entry["perturbation"] + (f" on {attack}" if attack else "")
         strength = f"{entry['strength']:g} {entry['unit']}" if entry["parameter"] else ""
         mark = " (outside its range)" if entry["outside_range"] else ""
         mean = entry["psnr_db"]["mean"]

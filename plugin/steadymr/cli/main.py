@@ -40,7 +40,6 @@ app.command()(cli_calibrate.calibrate)
 app.command()(cli_audit.audit)
 list_app.command("methods")(cli_audit.list_methods)
 list_app.command("site-models")(cli_audit.list_site_models)
-list_app.command("sites", hidden=True)(cli_audit.list_site_models)
 
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for dicom/, report.html and summary.json.")]
 ConfigOption = Annotated[
