@@ -71,7 +71,7 @@ def fit_method(observations: Sequence[Observation]) -> MethodCalibration:
     clean = [one for one in observations if not one.harmed]
     groups = by_acceleration(clean)
     _check(clean, groups)
-    names = set.intersection(*(set(one.evidence) for one in clean))
+    names = set.intersection(*(set(one.evidence) for one in observations))
     always = [name for name in TELLING if name in names]
     there = [name for name in OPTIONAL if name in names]
     sets = [[*always, *some] for n in range(len(there), -1, -1) for some in combinations(there, n)]
