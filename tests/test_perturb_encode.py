@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from perturb_scans import back, energy, grid, scan, transform
@@ -9,6 +11,7 @@ from perturb_scans import back, energy, grid, scan, transform
 from steadymr.errors import PerturbationError
 from steadymr.perturb import Perturbation, build
 from steadymr.perturb.encode import dephased
+from steadymr.perturb.estimate import encoded
 from steadymr.types import KSpace
 
 
@@ -55,8 +58,8 @@ def test_time_segmentation_equals_the_sum_over_all_points() -> None:
     turn = np.exp(2j * np.pi * map_hz * time_s[:, None, None])  # k0 y x
     hybrid = np.einsum("yx,nx,nyx->yn", image[0, 0], wave, turn)
     direct = np.exp(-2j * np.pi * (np.arange(n) - n // 2)[:, None] * y.T) @ hybrid / n
-    segmented = dephased(image, map_hz, time_s, 6, np.ones((1, n), dtype=bool))
-    assert close(segmented[0, 0], direct, 1e-3)
+    segmented = dephased(partial(encoded, image, lines=np.ones((1, n), dtype=bool)), map_hz, time_s, 6)
+    assert close(segmented[0], direct, 1e-3)
 
 
 def test_five_segments_do_what_their_documentation_says() -> None:
@@ -64,11 +67,25 @@ def test_five_segments_do_what_their_documentation_says() -> None:
     time_s = (np.arange(n) - n // 2) * 40e-6
     point = np.zeros((1, 1, n, n), dtype=np.complex64)
     point[..., n // 2, :] = 1
-    for hz, error in ((64.0, 2e-4), (164.0, 0.02)):
+    lines = np.ones((1, n), dtype=bool)
+    for hz, error in ((64.0, 1e-4), (164.0, 4e-3)):
         map_hz = np.tile(np.linspace(-hz, hz, n), (n, 1))
         wave = np.exp(-2j * np.pi * np.outer(np.arange(n) - n // 2, np.arange(n) - n // 2) / n)
         direct = (wave * np.exp(2j * np.pi * np.outer(time_s, map_hz[0]))).sum(axis=1) / n
-        assert close(dephased(point, map_hz, time_s, 5, np.ones((1, n), dtype=bool))[0, 0, 0], direct, error)
+        assert close(dephased(partial(encoded, point, lines=lines), map_hz, time_s, 5)[0, 0], direct, error)
+
+
+def test_no_more_segments_are_computed_than_a_weak_map_needs() -> None:
+    n, times = 32, []
+    time_s = (np.arange(n) - n // 2) * 20e-6
+    weak = np.tile(np.linspace(-20, 20, n), (n, 1))
+
+    def encode(factor: np.ndarray) -> np.ndarray:
+        times.append(factor)
+        return np.zeros((1, 1, n), dtype=np.complex64)
+
+    dephased(encode, weak, time_s, 16)
+    assert len(times) == 3
 
 
 def test_a_map_on_an_accelerated_scan_comes_close_to_the_same_map_on_the_full_scan() -> None:

@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from perturb_scans import FOV_MM, back, blobs, energy, scan, sensitivities, transform, uncalibrated
+from perturb_scans import FOV_MM, back, blobs, energy, grid, scan, sensitivities, transform, uncalibrated
 
 from steadymr.errors import PerturbationError
-from steadymr.perturb import build
-from steadymr.perturb.estimate import coil_maps, estimate_object
+from steadymr.perturb import build, posed
+from steadymr.perturb.coils import coil_maps, map_waves
+from steadymr.perturb.estimate import estimate_object
 from steadymr.perturb.lines import acquisition_rank
-from steadymr.perturb.motion import Pose, RigidMotion, moved, turned
+from steadymr.perturb.motion import RigidMotion, moved
+from steadymr.perturb.posed import Pose, encoded_in_poses
 from steadymr.types import KSpace
 
 POSES = {
@@ -41,10 +43,33 @@ def test_a_displacement_of_lines_is_the_exact_linear_phase_where_lines_are_missi
     assert energy(shifted.data - kspace.data * phase) < 1e-5 * energy(kspace.data)
 
 
+def turned(image: np.ndarray, angle_rad: float, voxel_mm_xy: tuple[float, float]) -> np.ndarray:
+    """Return what one uniform coil sees of an image that was turned, by all of k-space."""
+    n_z, n_y, n_x = image.shape
+    k1, uniform = np.arange(n_y), np.ones((1, n_z, 1, n_x), dtype=np.complex64)
+    pose, all_zero = (Pose(angle_rad=angle_rad),), np.zeros_like(k1)
+    return back(encoded_in_poses(image, uniform, voxel_mm_xy, pose, all_zero, all_zero, k1)[:, None])[0]
+
+
 def test_a_turn_by_fourier_shears_is_the_turned_object() -> None:
     angle = float(np.deg2rad(5))
     image = blobs(64)[None].astype(np.complex64)
     assert energy(turned(image, angle, (1.0, 1.0))[0] - blobs(64, angle)) < 1e-3 * energy(image)
+
+
+@pytest.mark.parametrize("n_slices", [1, 2])
+def test_a_line_made_from_a_band_around_it_is_the_line_made_from_all_of_k_space(
+    n_slices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kspace = scan(64, n_coils=8, n_calibration=16, n_slices=n_slices)
+    waves, image = map_waves(kspace), back(kspace.data)[0].astype(np.complex64)
+    poses = RigidMotion(translation_mm=2.0, rotation_deg=4.0).course(64, np.random.default_rng(0))
+    k2, k1 = (place.ravel() for place in np.indices((n_slices, 64)))
+    arguments = (image, waves, (1.0, 1.0), poses, k1, k2, k1)
+    banded = encoded_in_poses(*arguments)
+    monkeypatch.setattr(posed, "_n_rows", lambda poses, n_y, *others: n_y)
+    whole = encoded_in_poses(*arguments)
+    assert 0 < energy(banded - whole) < 1e-3 * energy(whole)
 
 
 def test_a_turn_heeds_voxels_that_are_not_square() -> None:
@@ -140,8 +165,30 @@ def test_scattered_lines_that_are_called_calibration_do_not_spoil_the_maps() -> 
 def test_estimated_maps_point_along_the_true_ones_inside_the_object() -> None:
     maps = coil_maps(scan(64, n_coils=8, acceleration=4, n_calibration=16))
     inside = np.abs(blobs(64)) > 0.05
-    agreement = np.abs(np.sum(maps[:, 0].conj() * sensitivities(8, 64), axis=0))[inside]
+    along = np.abs(np.sum(maps[:, 0].conj() * sensitivities(8, 64), axis=0))
+    agreement = (along / np.linalg.norm(maps[:, 0], axis=0))[inside]
     assert agreement.min() > 0.99
+
+
+@pytest.mark.parametrize("n_slices", [1, 2])
+def test_smooth_maps_encode_as_their_images_do(n_slices: int) -> None:
+    kspace = scan(32, n_coils=4, acceleration=2, n_slices=n_slices)
+    estimate = estimate_object(kspace)
+    y, x = grid(32)
+    factor = np.exp(1j * (x + y)).astype(np.complex64)
+    expected = transform(estimate.maps * estimate.image * factor)[:, kspace.acquired]
+    np.testing.assert_allclose(estimate.encoded(factor), expected, atol=1e-3)
+    unity = np.ones((1, 1), dtype=np.complex64)
+    np.testing.assert_allclose(estimate.encoded(unity), estimate.lines[:, kspace.acquired], atol=1e-3)
+
+
+def test_smooth_encoding_and_its_adjoint_agree() -> None:
+    kspace = scan(32, n_coils=4, acceleration=2, n_slices=2)
+    encoding, rng = estimate_object(kspace).encoding, np.random.default_rng(0)
+    image = (rng.standard_normal((2, 32, 32, 2)) @ [1, 1j]).astype(np.complex64)
+    seen = encoding.forward(image)
+    lines = (rng.standard_normal((*seen.shape, 2)) @ [1, 1j]).astype(np.complex64)
+    assert np.vdot(lines, seen) == pytest.approx(np.vdot(encoding.adjoint(lines), image), rel=1e-4)
 
 
 def test_an_object_estimate_explains_an_accelerated_scan() -> None:

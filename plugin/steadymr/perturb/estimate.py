@@ -5,25 +5,28 @@ estimate, and only the *change* is added to the measured data: y' = y + A(T x) -
 lines. Whatever the estimate misses, noise included, so stays as it was measured; with a fully sampled scan and a
 factor in image space nothing is missed.
 
-Coil sensitivities are low-resolution images of the calibration lines, relative to their root sum of squares.
+The coils' sensitivities are those of :mod:`steadymr.perturb.coils`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 import scipy.fft
-from jaxtyping import Bool, Complex64, Float32, Int64
+from jaxtyping import Bool, Complex64, Int64
+from scipy.sparse import csr_matrix
 
-from steadymr.errors import PerturbationError
+from steadymr.perturb.coils import CoilImages, Waves, kernel_of, map_waves, on_grid
 from steadymr.perturb.lines import columns, to_frequency, to_image
 from steadymr.types import KSpace
 
-CoilImages = Complex64[np.ndarray, "coil z y x"]
+HybridLines: TypeAlias = Complex64[np.ndarray, "k2 x k1 coil"]
+Encode: TypeAlias = Callable[[Complex64[np.ndarray, "#y #x"]], Complex64[np.ndarray, "coil line k0"]]
 PHASE_AXES = (-3, -2)
-FEWEST_CALIBRATION_LINES = 4
-TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,8 +34,18 @@ class ObjectEstimate:
     """An object and the coils that see it, ``maps * image`` being the coil images."""
 
     image: Complex64[np.ndarray, "z y x"]
-    maps: CoilImages
+    waves: Waves  #: the maps' Fourier coefficients along y, see :func:`map_waves`
     lines: Complex64[np.ndarray, "coil k2 k1 k0"]  #: what is seen of it on the acquired lines, zero elsewhere
+    encoding: SmoothEncoding  #: of the acquired lines
+
+    @property
+    def maps(self) -> CoilImages:
+        """Return the coil maps on the grid of the image."""
+        return on_grid(self.waves, self.image.shape[-2])
+
+    def encoded(self, factor: Complex64[np.ndarray, "#y #x"]) -> Complex64[np.ndarray, "coil line k0"]:
+        """Return the acquired lines of the object times a factor."""
+        return to_frequency(self.encoding.lines(self.encoding.forward(self.image * factor)), axes=(-1,))
 
 
 def estimate_object(kspace: KSpace, n_iterations: int = 2) -> ObjectEstimate:
@@ -44,97 +57,31 @@ def estimate_object(kspace: KSpace, n_iterations: int = 2) -> ObjectEstimate:
 
     Raises :class:`PerturbationError` when several coils were used and no block of central lines shows how they differ.
     """
-    maps = coil_maps(kspace)
-    encoding = _PhaseEncoding.of(kspace.acquired)
-    measured = to_image(kspace.data[:, kspace.acquired], axes=(-1,))
-    image, seen = _conjugate_gradients(maps, encoding, measured, n_iterations)
+    waves = map_waves(kspace)
+    encoding = SmoothEncoding.of(waves, kspace.acquired)
+    measured = encoding.gathered(to_image(kspace.data[:, :, encoding.k1], axes=(-1,)))
+    image, seen = _conjugate_gradients(encoding, measured, n_iterations)
     lines: np.ndarray = np.zeros_like(kspace.data)
-    lines[:, kspace.acquired] = to_frequency(seen, axes=(-1,))
-    return ObjectEstimate(image, maps, lines)
+    lines[:, kspace.acquired] = to_frequency(encoding.lines(seen), axes=(-1,))
+    return ObjectEstimate(image, waves, lines, encoding)
 
 
-def coil_images(kspace: KSpace) -> tuple[CoilImages, Complex64[np.ndarray, "coil k2 k1 k0"]]:
-    """Return what each coil sees, and that on the acquired lines; exact of a full scan, else of an object estimate."""
-    if kspace.acquired.all() and columns(kspace).all():
-        return to_image(kspace.data), kspace.data
-    estimate = estimate_object(kspace)
-    return np.asarray(estimate.maps * estimate.image), estimate.lines
+def encoder(kspace: KSpace) -> tuple[Encode, Complex64[np.ndarray, "coil line k0"]]:
+    """Return what makes acquired lines of the object times a factor, and the lines of the object itself.
 
-
-def encoded(images: CoilImages, lines: Bool[np.ndarray, "k2 k1"]) -> Complex64[np.ndarray, "coil line k0"]:
-    """Return some lines of the k-space of coil images; what is not asked for is not transformed."""
-    return to_frequency(_PhaseEncoding.of(lines).forward(images), axes=(-1,))
-
-
-def coil_maps(kspace: KSpace) -> CoilImages:
-    """Return relative coil sensitivities, root sum of squares 1, with the object's phase taken out.
-
-    The phase is that of the strongest combination of coils, the first eigenvector of their covariance. A single coil
-    counts as uniform.
+    The object is exact where the scan is full, else estimated.
     """
-    if kspace.data.shape[0] == 1:
-        return np.ones_like(kspace.data)
-    lines, block = _central_lines(kspace)
-    window = _window(block, lines.shape[-1])
-    used = np.any(window, axis=-1)
-    smoothed = lines[:, used] * window[used]
-    flat = smoothed.reshape(len(smoothed), -1)
-    strongest = np.linalg.eigh(flat @ flat.conj().T)[1][:, -1]  # of the images too: transforms are unitary
-    images = _PhaseEncoding.of(used).adjoint(to_image(smoothed, axes=(-1,)))
-    reference = np.tensordot(strongest.conj(), images, axes=1)
-    size = np.sqrt(_combined(images, images).real)
-    floor = max(float(np.finfo(np.float32).eps * size.max()), TINY)
-    turn = np.where(reference == 0, 1, reference.conj()) / np.maximum(np.abs(reference), TINY)
-    return np.asarray(images * (turn / np.maximum(size, floor)), dtype=np.complex64)
+    if kspace.acquired.all() and columns(kspace).all():
+        return partial(encoded, to_image(kspace.data), lines=kspace.acquired), kspace.data[:, kspace.acquired]
+    estimate = estimate_object(kspace)
+    return estimate.encoded, estimate.lines[:, kspace.acquired]
 
 
-def _central_lines(kspace: KSpace) -> tuple[CoilImages, Bool[np.ndarray, "k2 k1"]]:
-    """Return the gapless lines around zero frequency and where they lie, of the calibration or else of the image."""
-    for data, lines in ((kspace.calibration, kspace.calibrated), (kspace.data, kspace.acquired)):
-        block = _central_block(lines)
-        if np.count_nonzero(block.any(axis=0)) >= FEWEST_CALIBRATION_LINES:
-            return np.where(block[..., None], data, 0), block
-    raise PerturbationError(
-        f"estimating the coils needs {FEWEST_CALIBRATION_LINES} adjacent calibration or image lines at the centre of "
-        "k-space, and this scan has none; choose an imperfection that treats each line alone"
-    )
-
-
-def _central_block(sampled: Bool[np.ndarray, "k2 k1"]) -> Bool[np.ndarray, "k2 k1"]:
-    """Return the adjacent k1 around zero frequency that are sampled for as many k2 as the central one is."""
-    centre = sampled.shape[1] // 2
-    gaps = np.flatnonzero(sampled.sum(axis=0) < max(int(sampled[:, centre].sum()), 1))
-    first = max((int(gap) + 1 for gap in gaps if gap <= centre), default=0)
-    end = min((int(gap) for gap in gaps if gap >= centre), default=sampled.shape[1])
-    adjacent = np.zeros(sampled.shape[1], dtype=bool)
-    adjacent[first:end] = True
-    return sampled & adjacent
-
-
-def _window(block: Bool[np.ndarray, "k2 k1"], n_k0: int) -> Float32[np.ndarray, "k2 k1 k0"]:
-    """Return a Hann window over central lines, as wide along the readout as along k1, at most a quarter of k1."""
-    n_k2, n_k1 = block.shape
-    reach = min(_reach(np.any(block, axis=0)), float(max(n_k1 // 8, FEWEST_CALIBRATION_LINES)))
-    along_k2 = _hann(n_k2, _reach(np.any(block, axis=1)))
-    return np.asarray(along_k2[:, None, None] * _hann(n_k1, reach)[:, None] * _hann(n_k0, reach))
-
-
-def _reach(used: Bool[np.ndarray, " line"]) -> float:
-    """Return how far the lines reach from zero frequency, on the side that reaches further."""
-    return float(np.abs(np.flatnonzero(used) - len(used) // 2).max()) + 1
-
-
-def _hann(n_points: int, reach: float) -> Float32[np.ndarray, " point"]:
-    distance = np.abs(np.arange(n_points) - n_points // 2) / reach
-    return np.where(distance < 1, np.cos(np.pi / 2 * distance) ** 2, 0).astype(np.float32)
-
-
-def _combined(maps: CoilImages, images: CoilImages) -> Complex64[np.ndarray, "z y x"]:
-    """Return the sum over coils of conj(maps) * images, coil by coil so that the sum stays in the cache."""
-    total: np.ndarray = np.zeros_like(images[0])
-    for of_coil, image in zip(maps, images, strict=True):
-        total += of_coil.conj() * image
-    return total
+def encoded(
+    images: CoilImages, factor: Complex64[np.ndarray, "#y #x"], lines: Bool[np.ndarray, "k2 k1"]
+) -> Complex64[np.ndarray, "coil line k0"]:
+    """Return some lines of the k-space of coil images times a factor; what is not asked for is not transformed."""
+    return to_frequency(_PhaseEncoding.of(lines).forward(images, factor), axes=(-1,))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,65 +92,108 @@ class _PhaseEncoding:
     exp(2 pi i k (n // 2) / n) of line k, and lines are few.
     """
 
-    corner: Bool[np.ndarray, "k2 k1"]  #: the lines, zero frequency in the corner
-    order: Int64[np.ndarray, " line"]  #: place among the lines of the corner, in the order of the centred grid
+    places: tuple[Int64[np.ndarray, " line"], Int64[np.ndarray, " line"]]  #: k2 and k1, zero frequency in the corner
+    shape: tuple[int, int]
     phase: Complex64[np.ndarray, "line 1"]
 
     @classmethod
     def of(cls, lines: Bool[np.ndarray, "k2 k1"]) -> _PhaseEncoding:
         """Return the transform to lines of a grid with zero frequency at its centre."""
-        corner = scipy.fft.ifftshift(lines)
-        place = np.zeros(lines.shape, dtype=np.int64)
-        place[corner] = np.arange(np.count_nonzero(lines))
-        turns = np.zeros(np.count_nonzero(lines))
-        for k, n in zip(np.nonzero(lines), lines.shape, strict=True):
-            turns += (k - n // 2) * (n // 2) % n / n
-        return cls(corner, scipy.fft.fftshift(place)[lines], np.exp(2j * np.pi * turns).astype(np.complex64)[:, None])
+        n_k2, n_k1 = lines.shape
+        k2, k1 = np.nonzero(lines)
+        k2, k1 = k2 - n_k2 // 2, k1 - n_k1 // 2
+        turns = k2 * (n_k2 // 2) % n_k2 / n_k2 + k1 * (n_k1 // 2) % n_k1 / n_k1
+        return cls((k2 % n_k2, k1 % n_k1), (n_k2, n_k1), np.exp(2j * np.pi * turns).astype(np.complex64)[:, None])
 
     @property
     def axes(self) -> tuple[int, ...]:
         """Axes of images with more than one point, which is its own transform."""
-        return tuple(axis for axis, n in zip(PHASE_AXES, self.corner.shape, strict=True) if n > 1)
+        return tuple(axis for axis, n in zip(PHASE_AXES, self.shape, strict=True) if n > 1)
 
-    def forward(self, images: CoilImages) -> Complex64[np.ndarray, "coil line x"]:
-        """Return the lines of images."""
-        plain = scipy.fft.fftn(images, axes=self.axes, norm="ortho")[:, self.corner]
-        return np.asarray(plain[:, self.order] * self.phase)
+    def forward(
+        self, maps: CoilImages, image: Complex64[np.ndarray, "*z #y #x"]
+    ) -> Complex64[np.ndarray, "coil line x"]:
+        """Return the lines of an image that coils see, coil by coil so that the work stays in the cache."""
+        lines: np.ndarray = np.empty((len(maps), *self.phase.shape[:1], maps.shape[-1]), dtype=np.complex64)
+        for coil, of_coil in enumerate(maps):
+            grid = scipy.fft.fftn(of_coil * image, axes=self.axes, norm="ortho", overwrite_x=True)
+            np.multiply(grid[self.places], self.phase, out=lines[coil])
+        return lines
 
-    def adjoint(self, lines: Complex64[np.ndarray, "coil line x"]) -> CoilImages:
-        """Return the images of lines, the others being zero."""
-        plain = np.empty_like(lines)
-        plain[:, self.order] = lines * self.phase.conj()
-        grid: np.ndarray = np.zeros((len(lines), *self.corner.shape, lines.shape[-1]), dtype=np.complex64)
-        grid[:, self.corner] = plain
-        return np.asarray(scipy.fft.ifftn(grid, axes=self.axes, norm="ortho", overwrite_x=True))
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SmoothEncoding:
+    """Lines that coils with smooth maps see: each a sum over few lines of the object around it.
+
+    Work is done between image and k-space: samples of a readout are still points along x.
+    """
+
+    k1: Int64[np.ndarray, " k1"]  #: where lines were acquired for any k2
+    acquired: Bool[np.ndarray, "k2 k1"]  #: which of these
+    neighbours: Int64[np.ndarray, "k1 wave"]  #: lines of the object
+    spread: csr_matrix  #: adds what came from neighbours to all lines of the object
+    kernel: Complex64[np.ndarray, "z x wave coil"]
+    adjoint_kernel: Complex64[np.ndarray, "z x coil wave"]
+
+    @classmethod
+    def of(cls, waves: Waves, acquired: Bool[np.ndarray, "k2 k1"]) -> SmoothEncoding:
+        """Return the encoding of acquired lines: line k of a coil is the sum of waves(q) times line k - q."""
+        (k1,), n_y, n_waves = np.nonzero(acquired.any(axis=0)), acquired.shape[1], waves.shape[2]
+        neighbours = (k1[:, None] + np.arange(n_waves) - n_waves // 2) % n_y
+        n_from = neighbours.size
+        spread = csr_matrix(
+            (np.ones(n_from, dtype=np.complex64), (neighbours.ravel(), np.arange(n_from))), shape=(n_y, n_from)
+        )
+        kernel = kernel_of(waves)
+        adjoint_kernel = np.ascontiguousarray(kernel.conj().swapaxes(-1, -2))
+        return cls(k1, acquired[:, k1], neighbours, spread, kernel, adjoint_kernel)
+
+    def forward(self, image: Complex64[np.ndarray, "z y x"]) -> HybridLines:
+        """Return the lines of an image."""
+        spectrum = to_frequency(image, axes=(-2,)).swapaxes(-1, -2)
+        lines = to_frequency(np.ascontiguousarray(spectrum[..., self.neighbours]) @ self.kernel, axes=(0,))
+        return lines if self.acquired.all() else np.where(self.acquired[:, None, :, None], lines, 0)
+
+    def adjoint(self, lines: HybridLines) -> Complex64[np.ndarray, "z y x"]:
+        """Return the sum over coils of conj(maps) times the images of lines."""
+        n_z, n_x = lines.shape[:2]
+        shares = to_image(lines, axes=(0,)) @ self.adjoint_kernel
+        spectrum = self.spread @ np.ascontiguousarray(shares.reshape(n_z * n_x, -1).T)
+        return to_image(np.ascontiguousarray(spectrum.reshape(-1, n_z, n_x).swapaxes(0, 1)), axes=(-2,))
+
+    def gathered(self, lines: Complex64[np.ndarray, "coil k2 k1 x"]) -> HybridLines:
+        """Return lines in the order of this encoding."""
+        return np.ascontiguousarray(lines.transpose(1, 3, 2, 0))
+
+    def lines(self, gathered: HybridLines) -> Complex64[np.ndarray, "coil line x"]:
+        """Return the acquired ones of gathered lines."""
+        return np.asarray(gathered.transpose(3, 0, 2, 1)[:, self.acquired])
 
 
 def _conjugate_gradients(
-    maps: CoilImages,
-    encoding: _PhaseEncoding,
-    measured: Complex64[np.ndarray, "coil line x"],
+    encoding: SmoothEncoding,
+    measured: HybridLines,
     n_iterations: int,
     damping: float = 1e-2,
     tolerance_squared: float = 1e-8,
-) -> tuple[Complex64[np.ndarray, "z y x"], Complex64[np.ndarray, "coil line x"]]:
+) -> tuple[Complex64[np.ndarray, "z y x"], HybridLines]:
     """Solve (A^H A + damping) x = A^H measured from zero; return x and A x, along the readout still images.
 
     The readout's transform cancels in A^H A and is left out. A x is gathered on the way; the last step needs no A^H,
     for its length follows from the direction's own lines.
     """
-    residual = direction = _combined(maps, encoding.adjoint(measured))
+    residual = direction = encoding.adjoint(measured)
     image, seen = np.zeros_like(residual), np.zeros_like(measured)
     size = first_size = _energy(residual)
     for iteration in range(n_iterations):
         if size <= tolerance_squared * first_size:
             break
-        lines = encoding.forward(maps * direction)
+        lines = encoding.forward(direction)
         step = np.float32(size / (_energy(lines) + damping * _energy(direction)))
         image, seen = image + step * direction, seen + step * lines
         if iteration == n_iterations - 1:
             break
-        residual = residual - step * (_combined(maps, encoding.adjoint(lines)) + np.float32(damping) * direction)
+        residual = residual - step * (encoding.adjoint(lines) + np.float32(damping) * direction)
         size, last_size = _energy(residual), size
         direction = residual + np.float32(size / last_size) * direction
     return image, seen

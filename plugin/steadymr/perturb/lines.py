@@ -99,6 +99,14 @@ def delayed_along_k0(data: AnyComplex, samples: Float[np.ndarray, "*lines"] | fl
     return to_frequency(to_image(data, axes=(-1,)) * phase, axes=(-1,))
 
 
+def phases(turns: Float[np.ndarray, "*grid"]) -> Complex64[np.ndarray, "*grid"]:
+    """Return exp(2 pi i turns), in single precision, for phases of few turns and many points."""
+    angle = (2 * np.pi * turns).astype(np.float32)
+    found: np.ndarray = np.empty(angle.shape, dtype=np.complex64)
+    found.real, found.imag = np.cos(angle), np.sin(angle)
+    return found
+
+
 def _kept(
     data: AnyComplex, lines: Bool[np.ndarray, "k2 k1"], k0_range: tuple[int, int]
 ) -> Complex64[np.ndarray, "coil k2 k1 k0"]:
@@ -112,6 +120,8 @@ def _centred(
     transform: Callable[..., np.ndarray], data: Complex[np.ndarray, "*grid"], axes: tuple[int, ...]
 ) -> Complex[np.ndarray, "*grid"]:
     axes = tuple(axis for axis in axes if data.shape[axis] > 1)  # one point is its own transform
+    if not axes:
+        return np.asarray(data)
     at_origin = scipy.fft.ifftshift(data, axes=axes)
     transformed = transform(at_origin, axes=axes, norm="ortho", overwrite_x=True)
     return np.asarray(scipy.fft.fftshift(transformed, axes=axes))
