@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,7 @@ class Slice:
     truth: torch.Tensor  #: (y x) complex, noiseless, in the problem's unit
     mask: torch.Tensor  #: (y x) tissue
     residual_of_truth: float  #: |y - A truth|^2 over what noise alone makes: above 1 the coil maps err
+    unseen_noise: float = 0.0  #: variance, per pixel, of the truth's own noise on lines that no method was given
 
 
 def recipes(n_slices: int, purpose: str, matrices: tuple[int, ...], accelerations: tuple[int, ...]) -> list[Recipe]:
@@ -92,12 +93,17 @@ def make(recipe: Recipe) -> Slice:
 
 
 def from_file(path: Path, acceleration: int, n_calibration: int) -> Slice:
-    """A fully sampled file, undersampled; the truth is its own coil combination, noise included."""
+    """A fully sampled file, undersampled; the truth is its own coil combination, noise included.
+
+    With maps of unit norm, the noise on the missing share of the lines has that share of the whole variance in a pixel.
+    """
     full = _first_volume(path)
     (problem,) = prepare(undersample(full, acceleration, n_calibration))
     white = whitening_matrix(full.noise_covariance).astype(np.complex64)
     kspace = torch.from_numpy(np.einsum("cd,dyx->cyx", white, full.data[:, 0]))
-    return _judged(problem, combine_coils(kspace / problem.scale, problem.sense.maps))
+    judged = _judged(problem, combine_coils(kspace / problem.scale, problem.sense.maps))
+    missing = 1 - float(problem.sense.mask.expand(judged.truth.shape).float().mean())
+    return replace(judged, unseen_noise=2 * float(problem.noise_sd) ** 2 * missing)
 
 
 def _first_volume(path: Path) -> KSpace:
