@@ -81,7 +81,7 @@ def test_p_values_are_uniform_if_the_truth_is_one_more_sample() -> None:
         noisy = predicted[0] + noise(N_COILS, 3, N, seed=1000 + seed)
         statistic = float(evidence.deviation(noisy, predicted[1:], torch.tensor(NOISE_SD)).mean())
         left_out = evidence.left_out(predicted[1:], torch.tensor(NOISE_SD), rng(seed))
-        p_values.append(evidence.p_value(statistic, left_out, excess=0.0, scatter=0.0))
+        p_values.append(evidence.p_value(statistic, left_out, scatter=0.0))
     assert stats.kstest(p_values, "uniform").pvalue > 0.01
 
 

@@ -18,7 +18,7 @@ from steadymr.recon.likelihood import Likelihood
 from steadymr.recon.methods import NETWORK_REGULARISATION, REGULARISATION, Network
 from steadymr.recon.operators import Sense, conjugate_gradient
 from steadymr.recon.problem import Problem
-from steadymr.recon.samplers import SIGMA_MAX, SIGMA_MIN, Denoiser, denoise, noise_levels
+from steadymr.recon.samplers import SIGMA_MAX, SIGMA_MIN, Denoiser, denoise, noise_levels, onward
 from steadymr.recon.varnet import SupervisedVarnet
 
 Surrogate: TypeAlias = Callable[[Tensor], Tensor]  #: (row coil y x) complex k-space -> (row y x) complex images
@@ -95,11 +95,15 @@ def diffusion_surrogate(
     def reconstruct(kspace: Tensor) -> Tensor:
         image = _tikhonov(problem, kspace, REGULARISATION).repeat_interleave(n_samples, 0)
         likelihood = _likelihood(problem, kspace.repeat_interleave(n_samples, 0))
+        last = None
         for sigma, draw in zip(levels, draws, strict=True):
             half_noise = draw.repeat(len(kspace), 1, 1)
             mean = likelihood.mean(_denoised(denoiser, image + half_noise, sigma), sigma)
-            image = mean + half_noise
-        return mean.reshape(len(kspace), n_samples, *mean.shape[-2:]).mean(1) * problem.support
+            chains = mean.reshape(len(kspace), n_samples, *mean.shape[-2:])
+            image = mean + half_noise + onward(chains, last).flatten(0, 1)
+            last = chains
+        images: Tensor = chains.mean(1) * problem.support
+        return images
 
     return reconstruct
 

@@ -24,8 +24,7 @@ from steadymr.types import KSpace
 POOLED_SAMPLES = 5  #: neighbours along the readout that share one variance, since samples are few
 BANDS = ("centre", "middle", "edge")  #: thirds of the distance from zero frequency, along k1
 NULL_MODE = 1e-4  #: combinations of pixels that are measured with less than this weight count as not measured
-CLEAN_EXCESS = 0.01  #: median over 88 clean scans of 22 heads for calibration, see docs/sentinels.md
-CLEAN_SCATTER = 0.06  #: their standard deviation
+CLEAN_SCATTER = 0.06  #: of the statistic's logarithm over 88 clean scans of 22 heads for calibration, whose median is 0
 POOLED_COLUMNS = 3  #: image columns whose misfit is judged together
 
 
@@ -322,18 +321,16 @@ def left_out(
     return [float(deviation(predicted[i] + noise[i], rest, noise_sd).mean()) for i, rest in enumerate(others)]
 
 
-def p_value(
-    statistic: float, left_out: list[float], *, excess: float = CLEAN_EXCESS, scatter: float = CLEAN_SCATTER
-) -> float:
+def p_value(statistic: float, left_out: list[float], *, scatter: float = CLEAN_SCATTER) -> float:
     """Probability of so large a statistic on a clean scan.
 
     If the truth were one more sample, its statistic would be like the samples' own, taken in turn. No prior is that
-    good: ``excess`` is by how much the logarithm is larger on clean scans, and ``scatter`` its standard deviation from
-    scan to scan. Never below 1e-12: so far out Student's distribution is a figure of speech.
+    good: ``scatter`` is the standard deviation of the logarithm from clean scan to clean scan. Never below 1e-12: so
+    far out Student's distribution is a figure of speech.
     """
     logs = np.log(left_out)
     scale = ((max(float(logs.var(ddof=1)), 4e-4) + scatter**2) * (1 + 1 / len(logs))) ** 0.5
-    return max(float(stats.t.sf((np.log(statistic) - logs.mean() - excess) / scale, len(logs) - 1)), 1e-12)
+    return max(float(stats.t.sf((np.log(statistic) - logs.mean()) / scale, len(logs) - 1)), 1e-12)
 
 
 def _pooled(values: Float[Tensor, "*axes"], width: int) -> Float[Tensor, "*axes"]:

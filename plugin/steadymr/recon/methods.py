@@ -32,6 +32,7 @@ UnrolledNetwork: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 REGULARISATION = 6.0  #: in units of the noise variance over the mean signal power, see `classical`
 NETWORK_REGULARISATION = 1.0  #: of the image that the supervised network was trained to improve
+UNROLLED_SD = 0.03  #: error of the unrolled network's image per real channel; from 0.02 to 0.04 little changes
 N_ITERATIONS = 30
 N_LEVELS = 20
 
@@ -60,9 +61,18 @@ def supervised(problem: Problem, network: Network) -> Complex64[Tensor, "y x"]:
 
 
 def supervised_varnet(problem: Problem, network: UnrolledNetwork) -> Complex64[Tensor, "y x"]:
-    """The unrolled network's estimate from the measured k-space."""
+    """The unrolled network's estimate from the measured k-space, reconciled with that k-space once more.
+
+    The mean of what it makes of the data in four phases, each a quarter turn from the last, for the object's phase is
+    arbitrary and the network knows that only nearly. Then one exact step: of all images the likeliest, if the
+    network's errs everywhere by ``UNROLLED_SD`` and the data by their noise. On scans unlike those of its training
+    that brings back what the network took away.
+    """
+    phases = torch.tensor([1, 1j, -1, -1j], dtype=torch.complex64, device=problem.kspace.device)[:, None, None]
     with torch.no_grad():
-        image = network(problem.kspace[None], problem.sense.maps, problem.sense.mask)[0]
+        turned = network(phases[..., None] * problem.kspace, problem.sense.maps, problem.sense.mask) / phases
+    said = Likelihood.of(problem.sense, problem.kspace[None], problem.noise_sd[None])
+    image = said.mean(turned.mean(0, keepdim=True), UNROLLED_SD)[0]
     return _finite(image * problem.support, "the supervised network")
 
 

@@ -50,3 +50,11 @@ def antithetic_normal(
     drawn = complex_normal(((n + 1) // 2, *shape), generator, device)
     pairs: Tensor = torch.stack([drawn, -drawn], dim=1).flatten(0, 1)[:n]
     return pairs
+
+
+def pair_means(values: Complex64[Tensor, "*any sample y x"]) -> Complex64[Tensor, "*any sample y x"]:
+    """What the two of each antithetic pair have in common, for both of them; 0 for one without a partner."""
+    n_paired = values.shape[-3] // 2 * 2
+    first, second = values[..., 0:n_paired:2, :, :], values[..., 1:n_paired:2, :, :]
+    shared = ((first + second) / 2).repeat_interleave(2, dim=-3)
+    return torch.cat([shared, torch.zeros_like(values[..., n_paired:, :, :])], dim=-3)

@@ -16,7 +16,7 @@ from jaxtyping import Complex64
 from torch import Tensor
 
 from steadymr.recon.likelihood import Likelihood
-from steadymr.recon.noise import antithetic_normal
+from steadymr.recon.noise import antithetic_normal, pair_means
 
 Denoiser: TypeAlias = Callable[[Tensor, Tensor], Tensor]  #: (sample 2 y x), sigma (sample) -> (sample 2 y x)
 #: Denoiser, likelihood and starting images in, images out; ``levels`` and ``generator`` by name.
@@ -24,6 +24,7 @@ Sampler: TypeAlias = Callable[..., Tensor]
 
 SIGMA_MAX = 0.5  #: the image's 99th percentile is 1; a start from the classical image needs no more
 SIGMA_MIN = 0.01  #: what smoothing remains; well below the posterior's standard deviation in tissue
+MOMENTUM = 0.6  #: 0.3 to 0.8 bring much the same on validation heads; 0 needs three times the levels
 LEVEL_CURVATURE = 7.0  #: of the levels; 1 spaces them evenly, large values evenly in log sigma
 
 
@@ -49,13 +50,23 @@ def preconditioned_langevin(
     half this level's draw and half the next one's (Leimkuhler and Matthews 2013, doi 10.1093/amrx/abs010): with that
     a Gaussian posterior is met exactly at any step length, where independent draws would make it up to twice as wide.
     The last step adds nothing.
+
+    Where little was measured the steps are short beside the way to go. So what both of an antithetic pair do, they do
+    once more, by ``MOMENTUM`` (heavy ball, Polyak 1964, doi 10.1016/0041-5553(64)90137-5): the way is shared, while
+    what they differ by, which holds the posterior's spread, takes the plain steps.
     """
-    image = start
+    image, last = start, None
     for sigma in levels:
         half_noise = likelihood.fluctuation(sigma, generator) / 2**0.5
         mean = likelihood.mean(denoise(denoiser, image + half_noise, sigma), sigma)
-        image = mean + half_noise
+        image = mean + half_noise + onward(mean, last)
+        last = mean
     return mean
+
+
+def onward(mean: Complex64[Tensor, "*any sample y x"], last: Tensor | None) -> Complex64[Tensor, "*any sample y x"]:
+    """How much further the pairs go, since they have come from ``last``, None at first, to ``mean``."""
+    return torch.zeros_like(mean) if last is None else MOMENTUM * pair_means(mean - last)
 
 
 def decoupled_annealing(

@@ -31,7 +31,7 @@ from steadymr.stability.conditions import Conditions, Reach
 from steadymr.stability.regression import Linear
 
 KIND = "steadymr stability calibration"
-FORMAT = 2  #: goes up when an older steadymr could misread the file
+FORMAT = 3  #: goes up when an older steadymr could misread the file
 
 FLOOR_PERCENT = 0.5  #: of the local signal: no interval is narrower, whatever the samples agree on
 #: Evidence that the error is read from beside the agreement, where all scans of a calibration have it.
@@ -214,10 +214,12 @@ def features_of(conditions: Conditions, agreement: float, evidence: Mapping[str,
 
 
 def condition_features(conditions: Conditions) -> dict[str, float]:
-    """The conditions as numbers."""
+    """The conditions as numbers; what is usual bends with the acceleration, whose square is among them therefore."""
+    log_acceleration = math.log(conditions.acceleration)
     return {
         "log noise": math.log(conditions.noise_sd),
-        "log acceleration": math.log(conditions.acceleration),
+        "log acceleration": log_acceleration,
+        "squared log acceleration": log_acceleration**2,
         "log coils": math.log(conditions.n_coils),
         "log pixel": math.log(conditions.pixel_mm),
     }

@@ -27,7 +27,7 @@ DEFINITION = (
     "same way is seen by lines measured and withheld from the reconstruction, where there are any, and hardly by "
     "anything else."
 )
-DEFINITION_VERSION = "3"
+DEFINITION_VERSION = "4"
 
 LOCAL_SIGNAL_SIGMA_MM = 4.0  #: the neighbourhood whose mean signal a difference is compared with
 NOTABLE_PERCENT = 20.0  #: differences above this are counted in the reasons

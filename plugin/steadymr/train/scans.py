@@ -13,6 +13,7 @@ from torch import Tensor
 from steadymr.errors import CalibrationError
 from steadymr.recon.coils import combine_coils, espirit_maps
 from steadymr.recon.operators import fft_centred, ifft_centred
+from steadymr.recon.smooth_maps import smooth_maps
 from steadymr.simulate.coils import simulate_coils
 from steadymr.simulate.masks import centre_lines, equispaced_lines, poisson_lines, random_lines
 from steadymr.train.data import random_crops
@@ -151,8 +152,9 @@ def _near_signal(image: Complex64[Tensor, "y x"], threshold: float) -> Bool[Tens
 def _estimated_maps(
     measured: Complex64[Tensor, "coil y x"], calibrated: Bool[Tensor, "y 1"], maps: Complex64[Tensor, "coil y x"]
 ) -> Complex64[Tensor, "coil y x"]:
-    """Return ESPIRiT's maps, or where the scan is too noisy for them, the true ones."""
+    """Return the maps that a reconstruction would use, or where the scan is too noisy for them, the true ones."""
+    block, lines, columns = measured * calibrated, calibrated[:, 0], (0, measured.shape[-1])
     try:
-        return espirit_maps(measured * calibrated, calibrated[:, 0], (0, measured.shape[-1]))
+        return smooth_maps(block, lines, columns, espirit_maps(block, lines, columns))
     except CalibrationError:
         return maps
