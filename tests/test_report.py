@@ -403,3 +403,11 @@ def test_an_overview_of_nothing_is_refused() -> None:
 def test_what_json_cannot_say_is_a_mistake_of_the_caller() -> None:
     with pytest.raises(TypeError, match="set"):
         summary.to_strict({"seeds": {1, 2}})
+
+
+def test_the_page_says_whether_lines_were_measured_and_withheld() -> None:
+    without = make_result()
+    seen = replace(without, stability=replace(without.stability, evidence={"sentinel": 1.02}))
+    assert "No lines were measured and withheld" in render(without)
+    assert "No lines were measured and withheld" not in render(seen)
+    assert "Lines were measured and withheld" in render(seen)

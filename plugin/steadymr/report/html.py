@@ -128,6 +128,7 @@ class ReportBuilder:
                 sections=sections,
                 shortened=[section.title for section in sections if not section.complete],
                 has_samples=any(row.samples for section in sections for row in section.rows),
+                has_sentinels=any("sentinel" in one["evidence"] for one in summary["images"]),
                 n_not_pictured=len(self._not_pictured),
                 volume_title=_title_of_entry,
                 n_volumes=len(sections) + len(self._not_pictured),
