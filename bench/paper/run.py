@@ -33,7 +33,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         methods=tuple(arguments.methods.split(",")),
         surrogates=tuple(arguments.surrogates.split(",")),
         imperfections=("thermal_noise", "rigid_motion") if quick else tuple(IMPERFECTIONS),
-        n_samples=1 if quick else 4,
+        n_samples=2 if quick else 4,  # pairs are how the product samples
         n_levels=20,
         own_weights=tuple((name, path) for name, _, path in (given.partition("=") for given in arguments.weights)),
     )
