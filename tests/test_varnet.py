@@ -113,3 +113,18 @@ def test_an_image_that_is_not_finite_is_refused() -> None:
     problem = problem_from(1000 * kspace[0], maps, mask)
     with pytest.raises(ReconError, match="the supervised network made NaN"):
         supervised_varnet(problem, lambda k, s, m: torch.full_like(k[:, 0], torch.nan))
+
+
+def test_the_image_follows_the_data_where_the_network_takes_everything_away() -> None:
+    kspace, maps, mask = random_scan()
+    problem = problem_from(1000 * kspace[0], maps, mask)
+    image = supervised_varnet(problem, lambda k, s, m: torch.zeros_like(k[:, 0]))
+    left = (problem.sense.forward(image) - problem.kspace).norm() / problem.kspace.norm()
+    assert left < 0.5
+
+
+def test_the_image_turns_with_the_phase_of_the_data() -> None:
+    kspace, maps, mask = random_scan()
+    network = random_varnet()
+    image, turned = (supervised_varnet(problem_from(1000 * turn * kspace[0], maps, mask), network) for turn in (1, 1j))
+    torch.testing.assert_close(turned, 1j * image, rtol=1e-3, atol=1e-3)

@@ -68,11 +68,11 @@ def supervised_varnet(problem: Problem, network: UnrolledNetwork) -> Complex64[T
     network's errs everywhere by ``UNROLLED_SD`` and the data by their noise. On scans unlike those of its training
     that brings back what the network took away.
     """
-    phases = torch.tensor([1, 1j, -1, -1j], dtype=torch.complex64, device=problem.kspace.device)[:, None, None]
-    with torch.no_grad():
-        turned = network(phases[..., None] * problem.kspace, problem.sense.maps, problem.sense.mask) / phases
-    said = Likelihood.of(problem.sense, problem.kspace[None], problem.noise_sd[None])
-    image = said.mean(turned.mean(0, keepdim=True), UNROLLED_SD)[0]
+    kspace, sense = problem.kspace[None], problem.sense
+    with torch.no_grad():  # one after the other, or memory would be four times as much
+        turned = [network(phase * kspace, sense.maps, sense.mask) / phase for phase in (1, 1j, -1, -1j)]
+    said = Likelihood.of(sense, kspace, problem.noise_sd[None])
+    image = said.mean(torch.stack(turned).mean(0), UNROLLED_SD)[0]
     return _finite(image * problem.support, "the supervised network")
 
 
