@@ -56,7 +56,7 @@ def sampling(
 
 
 def _cg_sense(regularisation: float) -> Method:
-    """Beside the product's own, whose weight was tuned: 1 trusts noise and mean signal power, 0 is plain SENSE."""
+    """The product's own weight was tuned; 1 trusts noise and mean signal power, 0 is plain SENSE."""
     return timed(lambda slice_: methods.classical(slice_.problem, regularisation=regularisation)[None])
 
 
@@ -87,7 +87,7 @@ def contestants(temperature: float, n_samples: int, rivals: bool) -> dict[str, M
     """By name, in the table's order; networks that the package does not hold are left out."""
     network, _ = load_prior("cpu")
     table: dict[str, Method] = {
-        "CG-SENSE": timed(lambda slice_: methods.classical(slice_.problem)[None]),
+        "CG-SENSE": _cg_sense(methods.REGULARISATION),
         "CG-SENSE, weight 1": _cg_sense(1.0),
         "CG-SENSE, unregularised": _cg_sense(0.0),
         "l1-wavelet, best lambda": best_wavelet,

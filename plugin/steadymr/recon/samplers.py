@@ -24,7 +24,7 @@ Sampler: TypeAlias = Callable[..., Tensor]
 
 SIGMA_MAX = 0.5  #: the image's 99th percentile is 1; a start from the classical image needs no more
 SIGMA_MIN = 0.01  #: what smoothing remains; well below the posterior's standard deviation in tissue
-MOMENTUM = 0.6  #: 0.3 to 0.8 bring much the same on validation heads; 0 needs three times the levels
+MOMENTUM = 0.6  #: 0.3 and 0.8 bring a little less on validation heads; 0 needs nearly three times the levels
 LEVEL_CURVATURE = 7.0  #: of the levels; 1 spaces them evenly, large values evenly in log sigma
 
 
