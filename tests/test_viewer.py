@@ -14,7 +14,8 @@ from pacs_peers import orthanc, running, tool
 from PIL import Image as Picture
 from test_dicom_derived import study
 
-from steadymr.simulate.anatomy import Cut, draw
+from steadymr.simulate.anatomy import draw
+from steadymr.simulate.planes import Cut
 
 VIEWER = "/usr/share/orthanc/plugins/libOrthancWebViewer.so"
 RED = (225, 50, 50)  #: of the banner over an unstable image

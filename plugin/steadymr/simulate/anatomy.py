@@ -25,6 +25,8 @@ from scipy import fft, ndimage
 
 from steadymr.errors import SettingsError
 from steadymr.simulate.fields import bias_field, smooth_field, smooth_phase
+from steadymr.simulate.heads import Head, slice_head
+from steadymr.simulate.planes import Cut, bent_plane_mm
 from steadymr.simulate.shapes import draw_cells, draw_knee, ellipse, paint, pixel_grid_mm, step, warped_grid_mm
 
 Anatomy: TypeAlias = Literal["brain", "knee", "cells"]
@@ -63,17 +65,6 @@ CONTRASTS: Final[dict[str, Tissues]] = {
     "flair": Tissues(white=0.6, grey=0.8, fluid=0.1, fat=0.8, skin=0.4, marrow=0.45),
     "pd": Tissues(white=0.72, grey=0.9, fluid=0.95, fat=0.95, skin=0.6, marrow=0.7),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """Which slice of a head, instead of a random one: the plane, and its height over the middle of the brain."""
-
-    plane: Literal["sagittal", "coronal", "axial"]
-    height_mm: float
-
-
-PLANES: Final = ("sagittal", "coronal", "axial")
 
 
 @functools.cache
@@ -145,6 +136,14 @@ def draw(
         magnitude = draw_cells(rng, fine, fine_mm)
     else:
         raise SettingsError(f"no anatomy is called {anatomy!r}; choose one of {', '.join(ANATOMIES)}")
+    return _finish(rng, magnitude, matrix, pixel_mm)
+
+
+def _finish(
+    rng: np.random.Generator, magnitude: Float32[np.ndarray, "fine_y fine_x"], matrix: tuple[int, int], pixel_mm: float
+) -> Complex64[np.ndarray, "y x"]:
+    """Shade a fine drawing, give it a phase, and measure it."""
+    fine, fine_mm = (magnitude.shape[0], magnitude.shape[1]), pixel_mm / FINENESS
     image = magnitude * bias_field(rng, fine, fine_mm) * smooth_phase(rng, fine, fine_mm)
     return _acquire(image, matrix, _measured_share(rng))
 
@@ -158,6 +157,17 @@ def draw_brain(
 ) -> Complex64[np.ndarray, "y x"]:
     """Draw one complex image of a head; see `draw`."""
     return draw(rng, matrix, pixel_mm, "brain", contrast, cut)
+
+
+def draw_measured(
+    rng: np.random.Generator, matrix: tuple[int, int], pixel_mm: float, head: Head
+) -> Complex64[np.ndarray, "y x"]:
+    """Draw one complex image of another subject made from a measured head: bent, its contrast changed; see `draw`."""
+    fine, fine_mm = (matrix[0] * FINENESS, matrix[1] * FINENESS), pixel_mm / FINENESS
+    magnitude = slice_head(rng, fine, fine_mm, head)
+    if rng.random() < 0.3:
+        magnitude = _lesions_and_vessels(rng, magnitude, (magnitude > 0.3).astype(np.float32), fine_mm)
+    return _finish(rng, magnitude, matrix, pixel_mm)
 
 
 def draw_mixed(rng: np.random.Generator, matrix: tuple[int, int], pixel_mm: float) -> Complex64[np.ndarray, "y x"]:
@@ -221,36 +231,10 @@ def _slice_atlas(
 ) -> tuple[Float32[np.ndarray, "y x"], Float32[np.ndarray, "y x"], Float32[np.ndarray, "y x"]]:
     """Cut grey matter, white matter and template along a random, bent plane, most often an axial one."""
     atlas = load_atlas()
-    normal = int(rng.choice(3, p=(0.12, 0.18, 0.70)))
-    normal = normal if cut is None else PLANES.index(cut.plane)
-    reach_mm = ((-45.0, 45.0), (-65.0, 60.0), (-32.0, 58.0))[normal]
-    across, up = ((1, 2), (0, 2), (0, 1))[normal]
-    axes = np.zeros((3, 3))  # columns: the slice's y, x and normal in atlas axes
-    axes[up, 0], axes[across, 1], axes[normal, 2] = -1.0, 1.0, 1.0
-    affine = _rotation(rng.normal(0, 0.13, size=3)) * rng.uniform(0.87, 1.10)
-    affine = affine @ np.diag(rng.uniform(0.92, 1.08, size=3)) @ axes
-    y, x = warped_grid_mm(rng, matrix, pixel_mm, rng.uniform(1.0, 3.5))
-    height_mm = rng.uniform(*reach_mm)
-    height_mm = height_mm if cut is None else cut.height_mm
-    depth = height_mm + rng.uniform(0, 3.0) * smooth_field(rng, matrix, pixel_mm, 45.0)
-    plane = np.stack([y + rng.normal(0, 4.0), x + rng.normal(0, 4.0), depth])
-    index = np.tensordot(affine, plane, axes=1) + np.asarray(atlas.centre)[:, None, None]
+    index = bent_plane_mm(rng, matrix, pixel_mm, cut) + np.asarray(atlas.centre)[:, None, None]
     maps = (atlas.grey, atlas.white, atlas.template)
     grey, white, template = (ndimage.map_coordinates(m, index, order=1, output=np.float32) for m in maps)
     return grey, white, template
-
-
-def _rotation(angles_rad: np.ndarray) -> np.ndarray:
-    """Return the rotation about the three axes in turn."""
-    rotation = np.eye(3)
-    for axis, angle in enumerate(angles_rad):
-        turn = np.eye(3)
-        first, second = [a for a in range(3) if a != axis]
-        turn[[first, first, second, second], [first, second, first, second]] = (
-            np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle),
-        )  # fmt: skip
-        rotation = turn @ rotation
-    return rotation
 
 
 def _sharpen(

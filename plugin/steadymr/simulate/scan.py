@@ -13,10 +13,11 @@ from jaxtyping import Bool, Complex64, Complex128, Float64
 from scipy import fft
 
 from steadymr.errors import OutputError, SettingsError
-from steadymr.simulate.anatomy import Anatomy, Cut, draw
+from steadymr.simulate.anatomy import Anatomy, draw
 from steadymr.simulate.coils import simulate_coils
 from steadymr.simulate.header import NOISE_BANDWIDTH_RATIO, write_header
 from steadymr.simulate.masks import centre_lines, equispaced_lines
+from steadymr.simulate.planes import Cut
 from steadymr.simulate.seeds import PURPOSES, Purpose
 from steadymr.types import Geometry, Vector
 

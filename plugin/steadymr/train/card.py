@@ -53,7 +53,8 @@ def write_card(
         OutputError: the card could not be written.
     """
     drawn = data.source == "simulation"
-    lines = [f"# {weights.stem}", "", *_facts(weights, network, drawn), "", "**Data.** " + _data(data, bank), ""]
+    facts = _facts(weights, network, free=drawn and not data.heads)
+    lines = [f"# {weights.stem}", "", *facts, "", "**Data.** " + _data(data, bank), ""]
     lines += ["**Recipe.**", "", "```yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + "```", ""]
     lines += ["**Figures.**", "", *_figures(figures), "", "**Known failures.**", ""]
     lines += [f"- {failure}" for failure in (*failures, *(DRAWN_FAILURES if drawn else OWN_FAILURES))]
@@ -66,7 +67,7 @@ def write_card(
     return path
 
 
-def _facts(weights: Path, network: nn.Module, drawn: bool) -> list[str]:
+def _facts(weights: Path, network: nn.Module, free: bool) -> list[str]:
     content = weights.read_bytes()
     n_weights = sum(parameter.numel() for parameter in network.parameters())
     kind = type(network)
@@ -77,17 +78,23 @@ def _facts(weights: Path, network: nn.Module, drawn: bool) -> list[str]:
         f"| SHA-256 | `{hashlib.sha256(content).hexdigest()}` |",
         f"| network | `{kind.__module__}.{kind.__name__}` |",
         "| use | research only, not for diagnosis |",
-        f"| licence | {'Apache-2.0' if drawn else 'for the owner of the data to say'} |",
+        f"| licence | {'Apache-2.0' if free else 'for the owner of the data to say'} |",
     ]
 
 
 def _data(data: DataSettings, bank: BankSettings) -> str:
     pixels = f"of {bank.matrix} x {bank.matrix} pixels of {bank.pixel_mm_range[0]} to {bank.pixel_mm_range[1]} mm"
     if data.source == "simulation":
+        persons = (
+            f"{data.heads_share:.0%} of the slices are bent ones, their contrast changed, through the volumes "
+            f"{', '.join(path.name for path in data.heads)}; the others show no person. "
+            if data.heads
+            else "No image of a person. "
+        )
         return (
-            f"No image of a person. {bank.n_slices:,} slices {pixels}, drawn by `steadymr.simulate.anatomy`: subjects "
+            f"{persons}{bank.n_slices:,} slices {pixels}, drawn by `steadymr.simulate.anatomy`: subjects "
             f"0 to {bank.n_slices - 1:,} of the purpose `train`; figures on subjects 0 to {bank.n_validation - 1:,} of "
-            "the purpose `validation`."
+            "the purpose `validation`, all drawn."
         )
     return f"Fully sampled {data.source} scans of a site's own, at most {bank.n_slices:,} slices {pixels}."
 

@@ -16,9 +16,10 @@ from jaxtyping import Complex64, Float16, Float32
 from pydantic import BaseModel, ConfigDict, Field
 
 from steadymr.errors import OutputError, SettingsError
-from steadymr.simulate.anatomy import draw_mixed
+from steadymr.simulate.anatomy import draw_measured, draw_mixed
+from steadymr.simulate.heads import load_head
 from steadymr.simulate.seeds import Purpose, subject_rng
-from steadymr.train.sources import DataSettings, files_of, read_images, recipe_of
+from steadymr.train.sources import DataSettings, files_of, read_images, recipe_of, recipe_of_heads
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +38,19 @@ class BankSettings(BaseModel):
     pixel_mm_range: tuple[float, float] = Field((1.0, 2.2), description="Pixel sizes, drawn evenly on a log scale.")
 
 
-def draw_slice(purpose: Purpose, number: int, settings: BankSettings) -> Complex64[np.ndarray, "y x"]:
-    """Draw the slice of one subject with a random pixel size."""
+def draw_slice(
+    purpose: Purpose, number: int, settings: BankSettings, data: DataSettings | None = None
+) -> Complex64[np.ndarray, "y x"]:
+    """Draw the slice of one subject with a random pixel size.
+
+    Measured heads serve training alone: bent copies of the same persons would say nothing in validation.
+    """
     rng = subject_rng(purpose, number)
+    matrix = (settings.matrix, settings.matrix)
     pixel_mm = float(np.exp(rng.uniform(*np.log(settings.pixel_mm_range))))
-    return draw_mixed(rng, (settings.matrix, settings.matrix), pixel_mm)
+    if data is not None and data.heads and purpose == "train" and rng.random() < data.heads_share:
+        return draw_measured(rng, matrix, pixel_mm, load_head(data.heads[int(rng.integers(len(data.heads)))]))
+    return draw_mixed(rng, matrix, pixel_mm)
 
 
 def prepare_bank(
@@ -56,21 +65,27 @@ def prepare_bank(
     n_slices = settings.n_slices if purpose == "train" else settings.n_validation
     recipe = {"version": BANK_VERSION, "purpose": purpose, "n_slices": n_slices, **settings.model_dump(mode="json")}
     if data is None or data.source == "simulation":
-        return stored(folder / f"bank_{purpose}.npy", recipe, lambda: _drawn(settings, purpose, n_slices, n_workers))
+        data = data or DataSettings()
+        recipe |= recipe_of_heads(data, purpose)
+        path = folder / f"bank_{purpose}.npy"
+        return stored(path, recipe, lambda: _drawn(data, settings, purpose, n_slices, n_workers))
     recipe |= recipe_of(data, purpose)
     return stored(folder / f"bank_{purpose}.npy", recipe, lambda: _read(data, settings, purpose, n_slices, n_workers))
 
 
 def _drawn(
-    settings: BankSettings, purpose: Purpose, n_slices: int, n_workers: int
+    data: DataSettings, settings: BankSettings, purpose: Purpose, n_slices: int, n_workers: int
 ) -> Float16[np.ndarray, "slice 2 y x"]:
     logger.info("drawing %d slices for %s", n_slices, purpose)
     parts = [range(start, min(start + 50, n_slices)) for start in range(0, n_slices, 50)]
-    return np.concatenate(_map(_draw_part, n_workers, [purpose] * len(parts), parts, [settings] * len(parts)))
+    n = len(parts)
+    return np.concatenate(_map(_draw_part, n_workers, [purpose] * n, parts, [settings] * n, [data] * n))
 
 
-def _draw_part(purpose: Purpose, numbers: range, settings: BankSettings) -> Float16[np.ndarray, "slice 2 y x"]:
-    return _as_channels([draw_slice(purpose, number, settings) for number in numbers])
+def _draw_part(
+    purpose: Purpose, numbers: range, settings: BankSettings, data: DataSettings
+) -> Float16[np.ndarray, "slice 2 y x"]:
+    return _as_channels([draw_slice(purpose, number, settings, data) for number in numbers])
 
 
 def _read(

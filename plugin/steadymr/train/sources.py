@@ -1,4 +1,6 @@
-"""A site's own data to train on: fully sampled scans, as fastMRI's HDF5 files or as ISMRMRD, made complex images.
+"""What to train on: the simulation, with measured heads in it or without, or a site's own fully sampled scans.
+
+Scans come as fastMRI's HDF5 files or as ISMRMRD, and are made complex images.
 
 Coils are combined with ESPIRiT's maps; each image is brought to the pixel size and matrix of the bank, and the 99th
 percentile of its magnitude to 1. Which files serve for validation is decided by their place in the sorted folder, so
@@ -7,6 +9,7 @@ that no file serves twice.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +43,14 @@ class DataSettings(BaseModel):
 
     source: Literal["simulation", "fastmri", "ismrmrd"] = Field("simulation", description="Kind of data.")
     folder: Path | None = Field(None, description="Folder of *.h5 files, fully sampled; not for simulation.")
+    heads: tuple[Path, ...] = Field((), description="NIfTI volumes of heads, slices of which the simulation takes too.")
+    heads_share: float = Field(0.5, ge=0, le=1, description="Share of the slices that show a measured head, if any.")
+
+    @model_validator(mode="after")
+    def _heads_only_in_simulation(self) -> DataSettings:
+        if self.heads and self.source != "simulation":
+            raise ValueError("heads belong to the simulation: give none with source fastmri or ismrmrd")
+        return self
 
     @model_validator(mode="after")
     def _folder_where_needed(self) -> DataSettings:
@@ -161,3 +172,18 @@ def recipe_of(data: DataSettings, purpose: str) -> dict[str, Any]:
     """Return what decides which images come from the data, for a bank to be recognised by: files, sizes, times."""
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files_of(data, purpose)]
     return {"source": data.source, "files": [list(stat) for stat in stats]}
+
+
+def recipe_of_heads(data: DataSettings, purpose: str) -> dict[str, Any]:
+    """Return what decides which measured heads a bank of drawings holds: nothing if none, as in validation.
+
+    Raises:
+        SettingsError: a volume is not there.
+    """
+    if not data.heads or purpose != "train":
+        return {}
+    try:
+        heads = [[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in data.heads]
+    except OSError as error:
+        raise SettingsError(f"a head to train on cannot be read: {error}") from error
+    return {"heads": heads, "heads_share": data.heads_share}
