@@ -154,7 +154,8 @@ class ColumnSolver:
 
     def to_modes(self, images: Complex[Tensor, "sample y x"]) -> Complex[Tensor, "x y sample"]:
         """Coefficients of images in the eigenvectors; unitary, so white noise stays white noise."""
-        return self.eigenvectors.mH @ images.permute(2, 1, 0)
+        by_column = images.conj().permute(2, 0, 1)  # x sample y; the images are conjugated, for they are far smaller
+        return (by_column @ self.eigenvectors).mH
 
     def from_modes(self, modes: Complex[Tensor, "x y sample"]) -> Complex[Tensor, "sample y x"]:
         """Images from coefficients: the inverse of `to_modes`."""
