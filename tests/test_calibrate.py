@@ -11,12 +11,14 @@ from calibrations import CONDITIONS, calibration_of, small_prior
 from commands import run_steadymr
 from scans import accelerated_lines, write_scan
 
+from steadymr import calibrate as calibrating
 from steadymr.calibrate import calibrate_scans, refuse_in_use, subjects
 from steadymr.config import Settings, load_settings
 from steadymr.errors import SettingsError
 from steadymr.pipeline import replay
 from steadymr.recon.weights import weights_folder
 from steadymr.stability.calibration import Calibration, write
+from steadymr.stability.notebook import write_notebook
 from steadymr.volume.judging import calibration_for, shipped_calibration
 
 
@@ -46,6 +48,40 @@ def test_a_calibration_of_own_scans_scores_the_next_one(folder: Path) -> None:
     (series,) = content["series"]
     assert 0 <= series["score"] <= 1
     assert series["verdict"] in {"stable", "review", "unstable"}
+
+
+def test_a_run_that_was_broken_off_goes_on_from_its_notebook(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is on disk is not reconstructed again, a line that was cut off is; the calibration is the same."""
+    scans = [write_scan(folder / f"half{n}.h5", n_slices=8, n=32) for n in (1, 2)]
+    book, made = folder / "book.jsonl", []
+
+    def observe(path: Path, *rest: Any) -> Any:
+        made.append(path.name)
+        return real(path, *rest)
+
+    def run(name: str) -> Calibration:
+        monkeypatch.setattr(calibrating, "_observe_file", observe)
+        return calibrate_scans(scans, settings(folder), folder / name, accelerations=(2,), notebook=book)
+
+    real = calibrating._observe_file
+    whole = run("whole.json")
+    kept = book.read_text().split("\n")
+    book.write_text("\n".join(kept[:-2]) + "\n" + kept[-2][:1000])
+    again = run("again.json")
+    assert made == ["half1.h5", "half2.h5", "half2.h5"]
+    assert (whole.sha256, book.read_text()) == (again.sha256, "\n".join(kept))
+
+
+def test_a_notebook_of_other_scans_is_refused(folder: Path) -> None:
+    """Observations of another recipe would be taken for ours."""
+    write_notebook(folder / "other.jsonl", {"scans": ["other.h5"]}, {})
+    (folder / "text.jsonl").write_text("notes of mine")
+    for name, words in (("other.jsonl", "with other scans or settings"), ("text.jsonl", "should hold observations")):
+        with pytest.raises(SettingsError, match=words):
+            calibrate_scans(
+                [folder / "any.h5"], settings(folder), folder / "x.json", accelerations=(2,), notebook=folder / name
+            )
+    assert not (folder / "x.json").exists()
 
 
 def test_too_few_scans_make_no_calibration(folder: Path) -> None:

@@ -11,8 +11,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import count, repeat
+from itertools import count, islice, repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from steadymr.source.replay import open_scan
 from steadymr.stability.calibration import Calibration, write
 from steadymr.stability.fit import Observation, fit_method, misses
 from steadymr.stability.metrics import tissue_mask
+from steadymr.stability.notebook import append_to_notebook, read_notebook, write_notebook
 from steadymr.stability.score import DEFINITION_VERSION, local_signal, pixel_mm
 from steadymr.stopwatch import Stopwatch
 from steadymr.types import KSpace, SliceResult
@@ -96,13 +98,20 @@ def calibrate_simulated(
     n_subjects: int,
     accelerations: Sequence[int],
     n_processes: int = 1,
+    notebook: Path | None = None,
     progress: Callable[[float, float | None, str], None] = lambda done, total, what: None,
 ) -> Calibration:
-    """Calibrate with simulated heads, each at every acceleration; never with those that figures are reported on."""
+    """Calibrate with simulated heads, each at every acceleration; never with those that figures are reported on.
+
+    What was seen of each head is kept in ``notebook``, from which a run that was broken off, or one with more heads,
+    goes on.
+    """
     refuse_in_use(out, settings)
     heads = subjects(n_subjects)
+    recipe = _recipe(settings, accelerations, "simulated heads")
     tasks = [heads, count(), repeat(settings), repeat(tuple(accelerations))]
-    return _calibrated(_mapped(_observe_subject, tasks, len(heads), n_processes, progress), "simulated heads", out)
+    seen = _mapped(_observe_subject, tasks, len(heads), n_processes, progress, notebook, recipe)
+    return _calibrated(seen, "simulated heads", out)
 
 
 def calibrate_scans(
@@ -112,9 +121,10 @@ def calibrate_scans(
     *,
     accelerations: Sequence[int],
     n_processes: int = 1,
+    notebook: Path | None = None,
     progress: Callable[[float, float | None, str], None] = lambda done, total, what: None,
 ) -> Calibration:
-    """Calibrate with a site's own fully sampled scans, each volume at every acceleration.
+    """Calibrate with a site's own fully sampled scans, each volume at every acceleration; see `calibrate_simulated`.
 
     Raises SettingsError if there are too few images of an acceleration, if one of the scans is accelerated already, or
     if ``out`` is in use.
@@ -124,8 +134,15 @@ def calibrate_scans(
     if alone:
         logger.warning("only one scan: its volumes count as subjects, so that the bound may be too high for others")
     tasks = [scans, count(), repeat(settings), repeat(tuple(accelerations)), repeat(alone)]
-    made_from = f"{len(scans)} fully sampled scans"
-    return _calibrated(_mapped(_observe_file, tasks, len(scans), n_processes, progress), made_from, out)
+    recipe = _recipe(settings, accelerations, [str(path) for path in scans])
+    seen = _mapped(_observe_file, tasks, len(scans), n_processes, progress, notebook, recipe)
+    return _calibrated(seen, f"{len(scans)} fully sampled scans", out)
+
+
+def _recipe(settings: Settings, accelerations: Sequence[int], scans: str | list[str]) -> dict[str, Any]:
+    """What observations depend on, for a notebook to be recognised by."""
+    made = {"definition": DEFINITION_VERSION, "accelerations": list(accelerations), "scans": scans}
+    return made | {"settings": settings.model_dump(mode="json")}
 
 
 def refuse_in_use(out: Path, settings: Settings) -> None:
@@ -202,13 +219,24 @@ def _mapped(
     n_tasks: int,
     n_processes: int,
     progress: Callable[[float, float | None, str], None],
+    notebook: Path | None,
+    recipe: dict[str, Any],
 ) -> list[Observation]:
-    observations: list[Observation] = []
-    progress(0, n_tasks, "calibrating")
-    for done, found in enumerate(_each(observe_one, tasks, n_processes), start=1):
-        observations.extend(found)
-        progress(done, n_tasks, "calibrating")
-    return observations
+    """Observe every scan that the notebook does not hold yet, and return what is known of all."""
+    there = read_notebook(notebook, recipe) if notebook is not None else {}
+    seen = {number: there[number] for number in range(n_tasks) if number in there}
+    if notebook is not None:
+        write_notebook(notebook, recipe, there)  # without a line that was cut off
+    missing = [number for number in range(n_tasks) if number not in seen]
+    columns = [list(islice(column, n_tasks)) for column in tasks]
+    left = [[column[number] for number in missing] for column in columns]
+    progress(len(seen), n_tasks, "calibrating")
+    for number, found in zip(missing, _each(observe_one, left, n_processes), strict=True):
+        seen[number] = found
+        if notebook is not None:
+            append_to_notebook(notebook, number, found)
+        progress(len(seen), n_tasks, "calibrating")
+    return [one for number in sorted(seen) for one in seen[number]]
 
 
 def _each(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,6 +26,10 @@ def calibrate(
         list[int] | None, typer.Option("--acceleration", metavar="R", help="Calibrate for this one; may be repeated.")
     ] = None,
     subjects: Annotated[int, typer.Option("--subjects", help="How many heads to simulate.")] = 40,
+    notebook: Annotated[
+        Path | None,
+        typer.Option(help="Keep here what was seen of each scan; a run that was broken off goes on from it."),
+    ] = None,
     processes: Annotated[int, typer.Option("--processes", help="How many to work at once.")] = 2,
 ) -> None:
     """Compare scores with true errors on fully sampled scans, and write down what a score means.
@@ -41,14 +45,12 @@ def calibrate(
     with progress_bar() as advance:
         from steadymr.calibrate import calibrate_scans, calibrate_simulated  # torch takes seconds to load
 
+        how: dict[str, Any] = {"accelerations": accelerations, "n_processes": processes}
+        how |= {"notebook": notebook, "progress": advance}
         if scans:
-            made = calibrate_scans(
-                scans, settings, out, accelerations=accelerations, n_processes=processes, progress=advance
-            )
+            made = calibrate_scans(scans, settings, out, **how)
         else:
-            made = calibrate_simulated(
-                settings, out, n_subjects=subjects, accelerations=accelerations, n_processes=processes, progress=advance
-            )
+            made = calibrate_simulated(settings, out, n_subjects=subjects, **how)
     for method in made.methods:
         for cell in method.readings[0].cells:
             typer.echo(f"{method.method:12} R = {cell.acceleration:g}: {cell.n_scans} images")

@@ -148,6 +148,7 @@ class Judgement:
 
     score: float
     interval_scale: float
+    excess: float  #: what evidence adds to the logit of the error; more than the level sounds the alarm
     alarm: Alarm | None
 
 
@@ -184,7 +185,7 @@ def _judge(
         alarm = Alarm(math.exp(excess), p_value(excess, reading.clean), beyond_all, witnesses)
         wider = max(math.exp(excess / 2), 1.0)  # one less the SSIM grows with the square of small errors
     logit_of_error = reading.error.usual(features) + excess + cell.correction
-    return Judgement(_share(-logit_of_error), cell.interval_scale * wider, alarm)
+    return Judgement(_share(-logit_of_error), cell.interval_scale * wider, excess, alarm)
 
 
 def _witnesses(
