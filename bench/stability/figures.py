@@ -43,6 +43,10 @@ class Seen:
     def score(self) -> float:
         return np.nan if self.judged is None else self.judged.score
 
+    @property
+    def excess(self) -> float:
+        return np.nan if self.judged is None else self.judged.excess
+
 
 def figures(rows: Sequence[dict[str, Any]], calibration: Calibration) -> dict[str, Any]:
     """Every figure of the table, for the diffusion images."""
@@ -177,8 +181,8 @@ def _attacks(seen: Sequence[Seen], clean_db: dict[tuple[Any, ...], float], n: in
             name = f"{kind}, eps {100 * strength:g} %, {n} sentinels"
             found[f"{name}: n with damage"] = len(damaged)
             found[f"{name}: flagged"] = _flagged(damaged)
-    clean = [one for one in seen if one.case["kind"] == "clean"]
-    found[f"false alarms, {n} sentinels"] = _flagged(clean)
+            found[f"{name}: flagged at 5 % of these clean scans"] = _above(damaged, _level(seen))
+    found[f"false alarms, {n} sentinels"] = _flagged([one for one in seen if one.case["kind"] == "clean"])
     return found
 
 
@@ -186,9 +190,20 @@ def _flagged(seen: Sequence[Seen]) -> float:
     return _mean([float(one.judged.alarm is not None) for one in seen if one.judged is not None])
 
 
+def _level(seen: Sequence[Seen]) -> float:
+    """What evidence adds on the clean scan that one in twenty of these exceeds: a point of the ROC, not the product's."""
+    clean = sorted(one.excess for one in seen if one.case["kind"] == "clean" and one.judged is not None)
+    return clean[-1 - len(clean) // 20] if clean else np.nan
+
+
+def _above(seen: Sequence[Seen], level: float) -> float:
+    return _mean([float(one.excess > level) for one in seen if one.judged is not None])
+
+
 def _imperfections(seen: Sequence[Seen], clean_db: dict[tuple[Any, ...], float]) -> dict[str, float]:
     damaged = _damaged(seen, clean_db, kind="imperfection")
     found = {"imperfections with damage": float(len(damaged)), "imperfections with damage flagged": _flagged(damaged)}
+    found["imperfections with damage flagged at 5 % of these clean scans"] = _above(damaged, _level(seen))
     for name in sorted({one.case["name"] for one in damaged}):
         found[f"imperfection {name} flagged"] = _flagged([one for one in damaged if one.case["name"] == name])
     return found

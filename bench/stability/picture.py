@@ -12,7 +12,7 @@ from steadymr.models import load_models
 from steadymr.report.figures import overview_png
 
 
-def write_worst_miss(worst: dict[str, Any], settings: Settings, matrix: int | None, path: Path) -> None:
+def write_worst_miss(worst: dict[str, Any], settings: Settings, path: Path) -> None:
     """Reconstruct that scan once more, with all its methods, and draw them."""
     case = Case(**worst["case"])
-    path.write_bytes(overview_png(results(case, settings, load_models(settings), matrix)))
+    path.write_bytes(overview_png(results(case, settings, load_models(settings))))

@@ -1,12 +1,13 @@
 """What the stability score holds: ``python bench/stability/run.py [--quick] [--out DIR] [--processes N]``.
 
 Reconstructs simulated scans of subjects that served neither training nor calibration, clean, imperfect and attacked,
-and prints the figures that the score is judged by, with baselines and the ablation of each piece of evidence. Rows
-are appended to ``DIR/rows.jsonl`` as they are done, and a run that was broken off goes on from there.
+judges them by the shipped calibration (or that of ``--calibration FILE``), and prints the figures that the score is
+judged by, with baselines. Rows are appended to ``DIR/rows.jsonl`` as they are done, and a run that was broken off goes
+on from there. ``--quick`` takes 12 subjects in place of 32, and leaves cyclic consistency out.
 
-``--quick`` takes small images and few noise levels, and calibrates on subjects of its own, since the shipped
-calibration does not speak for those settings. Without it the shipped calibration is judged. ``--report`` only draws
-up the table from the rows that are there.
+With ``--notebook FILE``, what ``steadymr calibrate --notebook FILE`` saw of its scans, each piece of evidence is also
+taken away before calibrating, and the table says what is left. ``--report`` only draws up the table from the rows that
+are there.
 """
 
 from __future__ import annotations
@@ -24,13 +25,12 @@ from typing import Any
 import torch
 from figures import ablation, figures, table
 from picture import write_worst_miss
-from scans import Case, attack_models, cases, observation, row
+from scans import Case, attack_models, cases, row
 
-from steadymr.calibrate import fit
 from steadymr.config import Settings, load_settings
 from steadymr.models import load_models
 from steadymr.stability.calibration import load
-from steadymr.stability.fit import Observation
+from steadymr.stability.notebook import read_notebook
 from steadymr.volume.judging import shipped_calibration
 
 ACCELERATIONS = (2, 4, 6, 8)
@@ -41,49 +41,39 @@ class Plan:
     """How much is looked at."""
 
     settings: Settings
-    n_calibration: int  #: subjects to calibrate on; 0 judges the shipped calibration
     n_test: int
-    matrix: int | None  #: None: as calibration subjects have it
 
 
 def plan_of(quick: bool) -> Plan:
-    if not quick:
-        return Plan(load_settings(None, {"stability": {"tempered": True, "cyclic": True}}), 0, 32, None)
-    overrides = {
-        "diffusion": {"levels": 12},
-        "undersample": {"calibration_lines": 16},
-        "stability": {"tempered": True, "max_samples": 8},
-    }
-    return Plan(load_settings(None, overrides), 20, 12, 64)
+    return Plan(load_settings(None, {"stability": {"tempered": True, "cyclic": not quick}}), 12 if quick else 32)
 
 
 def main() -> None:
     arguments = _arguments()
     plan = plan_of(arguments.quick)
-    surrogates = list(attack_models(["varnet", "unet"]))
-    wanted = cases("calibration", plan.n_calibration, ACCELERATIONS, surrogates)
-    wanted += cases("test", plan.n_test, ACCELERATIONS, surrogates)
     rows_path = arguments.out / "rows.jsonl"
     arguments.out.mkdir(parents=True, exist_ok=True)
     if not arguments.report:
+        wanted = cases("test", plan.n_test, ACCELERATIONS, list(attack_models(["varnet", "unet"])))
         _look_at(wanted, plan, rows_path, arguments.processes)
     rows = [json.loads(line) for line in rows_path.read_text().splitlines()]
-    judged_on = [one for one in rows if one["case"]["purpose"] == "test"]
-    seen = _seen(rows) if plan.n_calibration else []
-    found = figures(judged_on, fit(seen, "calibration subjects of this run") if seen else load(shipped_calibration()))
-    if seen:
-        found["ablation"] = ablation(judged_on, seen)
+    found = figures(rows, load(arguments.calibration or shipped_calibration()))
+    if arguments.notebook is not None:
+        seen = read_notebook(arguments.notebook)
+        found["ablation"] = ablation(rows, [one for observations in seen.values() for one in observations])
     (arguments.out / "result.json").write_text(json.dumps(found, indent=2) + "\n")
     if found["worst miss"] and not arguments.report:
-        write_worst_miss(found["worst miss"], plan.settings, plan.matrix, arguments.out / "worst_miss.png")
+        write_worst_miss(found["worst miss"], plan.settings, arguments.out / "worst_miss.png")
     print(table(found))
     print(f"rows: {rows_path}, figures: {arguments.out / 'result.json'}")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small images, minutes instead of hours")
+    parser.add_argument("--quick", action="store_true", help="12 subjects, half an hour instead of hours")
     parser.add_argument("--report", action="store_true", help="only draw up the table from the rows that are there")
+    parser.add_argument("--calibration", type=Path, help="to judge this one, not the shipped one")
+    parser.add_argument("--notebook", type=Path, help="what the calibration saw, for the ablation")
     parser.add_argument("--out", type=Path, default=Path("runs/stability"))
     parser.add_argument("--processes", type=int, default=2)
     return parser.parse_args()
@@ -109,7 +99,7 @@ def _keys(rows_path: Path) -> set[str]:
 
 
 def _rows(missing: list[Case], plan: Plan, n_processes: int) -> Iterator[dict[str, Any]]:
-    tasks = (missing, repeat(plan.settings), repeat(plan.matrix))
+    tasks = (missing, repeat(plan.settings))
     if n_processes == 1:
         yield from map(_row, *tasks)
         return
@@ -118,13 +108,8 @@ def _rows(missing: list[Case], plan: Plan, n_processes: int) -> Iterator[dict[st
         yield from pool.map(_row, *tasks)
 
 
-def _row(case: Case, settings: Settings, matrix: int | None) -> dict[str, Any]:
-    return row(case, settings, load_models(settings), matrix)
-
-
-def _seen(rows: list[dict[str, Any]]) -> list[Observation]:
-    ours = [one for one in rows if one["case"]["purpose"] == "calibration"]
-    return [observation(one["case"], image, 4) for one in ours for image in one["images"]]
+def _row(case: Case, settings: Settings) -> dict[str, Any]:
+    return row(case, settings, load_models(settings))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from steadymr.audit.surrogates import Surrogate, unet_surrogate, varnet_surrogat
 from steadymr.calibrate import N_SENTINELS, Subject, accelerated_settings, observation_of, run_of, subjects
 from steadymr.config import Settings
 from steadymr.errors import SteadymrError, WeightsError
-from steadymr.harm import IMPERFECTIONS, harmed_planes, imperfection
+from steadymr.harm import IMPERFECTIONS, imperfection
 from steadymr.models import Models
 from steadymr.recon.problem import Problem, prepare, whitened_slice
 from steadymr.recon.weights import load_unet, load_varnet
@@ -49,7 +49,7 @@ class Case:
     purpose: Purpose
     subject: int
     acceleration: int
-    kind: str  #: "clean", "harm", "noise", "imperfection", "attack", "adaptive", "all knowing" or "lesion"
+    kind: str  #: "clean", "noise", "imperfection", "attack", "adaptive", "all knowing" or "lesion"
     name: str = ""  #: of the imperfection, or of the surrogate
     strength: float = 0.0  #: share of the imperfection's range, or relative norm of the attack
 
@@ -60,11 +60,9 @@ class Case:
 
 
 def cases(purpose: Purpose, n_subjects: int, accelerations: Sequence[int], surrogates: Sequence[str]) -> list[Case]:
-    """All cases of one purpose; calibration has clean ones, and each once more after some harm, as `calibrate` does."""
+    """All cases of one purpose."""
     numbers = range(n_subjects)
     clean = [Case(purpose, number, r, "clean") for number in numbers for r in accelerations]
-    if purpose == "calibration":
-        return [*clean, *(replace(case, kind="harm") for case in clean)]
     # each imperfection at half and at the whole of its plausible range
     names = [(name, share) for share in (1.0, 0.5) for name in IMPERFECTIONS]
     imperfect = [
@@ -89,20 +87,20 @@ def cases(purpose: Purpose, n_subjects: int, accelerations: Sequence[int], surro
     return [*clean, *noisy, *imperfect, *attacks, *knowing, *lesions]
 
 
-def row(case: Case, settings: Settings, models: Models, matrix: int | None) -> dict[str, Any]:
+def row(case: Case, settings: Settings, models: Models) -> dict[str, Any]:
     """Reconstruct one case and write down what there is to know. A refusal becomes a row that says so."""
     wanted = accelerated_settings(settings, case.acceleration)
     started = time.process_time()
     try:
-        images = list(_images(case, wanted, models, matrix))
+        images = list(_images(case, wanted, models))
     except SteadymrError as error:
         return {"case": dataclasses.asdict(case), "refused": str(error), "images": []}
     return {"case": dataclasses.asdict(case), "cpu_s": time.process_time() - started, "images": images}
 
 
-def results(case: Case, settings: Settings, models: Models, matrix: int | None) -> list[SliceResult]:
+def results(case: Case, settings: Settings, models: Models) -> list[SliceResult]:
     """The images of one case, to be drawn."""
-    kspace, truth = _scan(case, accelerated_settings(settings, case.acceleration), matrix)
+    kspace, truth = _scan(case, accelerated_settings(settings, case.acceleration))
     run = run_of(settings, models)
     (problem,) = prepare(kspace)
     return list(reconstruct_plane(Plane(kspace, problem), truth, run, Deadline()))
@@ -112,7 +110,7 @@ def observation(case: dict[str, Any], image: dict[str, Any], n_sentinels: int) -
     """One image of a row as calibrations know it, seen with so many sentinel lines."""
     return Observation(
         subject=f"{case['purpose']} {case['subject']}",
-        harmed=case["kind"] == "harm",
+        harmed=case["kind"] != "clean",
         conditions=Conditions(**image["conditions"]),
         agreement=image["agreement"],
         evidence=image["evidence"][str(n_sentinels)],
@@ -133,27 +131,22 @@ def attack_models(names: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _images(case: Case, settings: Settings, models: Models, matrix: int | None) -> Iterator[dict[str, Any]]:
-    kspace, truth = _scan(case, settings, matrix)
-    planes: Iterator[Plane] = (Plane(kspace, problem) for problem in prepare(kspace))
-    if case.kind == "harm":
-        rng = np.random.default_rng([case.subject, case.acceleration])
-        planes = harmed_planes(kspace, models, case.subject + case.acceleration // 2, rng)
-    for plane in planes:
-        yield from _looked_at(plane, truth, settings, models)
+def _images(case: Case, settings: Settings, models: Models) -> Iterator[dict[str, Any]]:
+    kspace, truth = _scan(case, settings)
+    for problem in prepare(kspace):
+        yield from _looked_at(Plane(kspace, problem), truth, settings, models)
 
 
-def _scan(case: Case, settings: Settings, matrix: int | None) -> tuple[KSpace, KSpace]:
+def _scan(case: Case, settings: Settings) -> tuple[KSpace, KSpace]:
     """The scan as the case wants it, and the full scan that tells its truth."""
     with tempfile.TemporaryDirectory(prefix="steadymr-") as folder:
-        full = _full_scan(case, settings, Path(folder), matrix)
+        full = _full_scan(case, settings, Path(folder))
     return _changed(case, accelerated(full, settings), full, settings)
 
 
-def _full_scan(case: Case, settings: Settings, folder: Path, matrix: int | None) -> KSpace:
+def _full_scan(case: Case, settings: Settings, folder: Path) -> KSpace:
     subject: Subject = subjects(case.subject + 1, case.purpose)[-1]
-    path = (subject if matrix is None else replace(subject, matrix=matrix)).simulate(folder / "scan.h5")
-    with open_scan(path) as scan:
+    with open_scan(subject.simulate(folder / "scan.h5")) as scan:
         return next(iter(whole(scan.readouts(), scan.header, settings)))
 
 
