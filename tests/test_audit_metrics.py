@@ -18,9 +18,9 @@ from steadymr.audit.metrics import (
     structures,
 )
 from steadymr.audit.norms import gaussian_equal_norm
-from steadymr.audit.registration import register_to
 from steadymr.recon.noise import complex_normal
 from steadymr.recon.operators import cg_sense
+from steadymr.stability.registration import register_to
 
 INSIDE = np.hypot(*(np.mgrid[:64, :64] - 32)) < 22
 

@@ -164,6 +164,18 @@ def test_a_full_scan_can_be_the_reference(tmp_path: Path) -> None:
     assert summary_of(tmp_path / "out")["truth"]["classical"]["psnr_db"] > 20
 
 
+def test_being_elsewhere_is_no_error(tmp_path: Path) -> None:
+    """A field that is off by a constant moves the object and does nothing else: the reference is moved after it."""
+    full = write_scan(tmp_path / "full.h5")
+    psnr_db = {}
+    for shift_hz in (0.0, 150.0):  # 3.75 pixels of 48, at 20 us a sample
+        wanted = {"methods": ["classical"], "samples": 0, "undersample": {"acceleration": 2, "calibration_lines": 16}}
+        wanted["perturb"] = [f"off_resonance.frequency_hz={shift_hz}", "off_resonance.dwell_us=20"]
+        replay(full, tmp_path / f"{shift_hz}", load_settings(None, wanted))
+        psnr_db[shift_hz] = summary_of(tmp_path / f"{shift_hz}")["truth"]["classical"]["psnr_db"]
+    assert psnr_db[150.0] == pytest.approx(psnr_db[0.0], abs=1.0)
+
+
 def test_the_phantom_of_debians_tools_is_replayed(tmp_path: Path) -> None:
     """Zero direction cosines, an old version number and no noise scan: assumptions are made and stated."""
     subprocess.run(

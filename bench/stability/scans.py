@@ -39,7 +39,8 @@ from steadymr.types import KSpace, SliceResult
 from steadymr.volume.arriving import accelerated, whole
 from steadymr.volume.fallback import Deadline
 from steadymr.volume.planes import Plane, Run
-from steadymr.volume.reconstruct import examined, make_images, reconstruct_plane, reference_of, sample_plane, scored
+from steadymr.volume.reconstruct import examined, make_images, reconstruct_plane, sample_plane, scored
+from steadymr.volume.truth import reference_of
 
 
 @dataclass(frozen=True, slots=True)

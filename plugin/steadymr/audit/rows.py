@@ -17,9 +17,9 @@ from steadymr.audit.damage import disarming_lines, energy_by_line, energy_by_reg
 from steadymr.audit.metrics import image_metrics, structures
 from steadymr.audit.norms import relative_norm
 from steadymr.audit.plan import WORST_CASE, Strain
-from steadymr.audit.registration import register_to
 from steadymr.recon.problem import Problem
 from steadymr.stability.metrics import compare_with_truth
+from steadymr.stability.registration import register_to
 from steadymr.stability.score import agreement, spread_percent
 
 SCORED_METHOD = "diffusion"  #: the only one whose samples are drawn from the posterior

@@ -19,16 +19,16 @@ from steadymr.recon import methods
 from steadymr.recon.evidence import Findings
 from steadymr.recon.problem import prepare
 from steadymr.stability.evidence import reasons as evidence_words
-from steadymr.stability.metrics import compare_with_truth, tissue_mask
 from steadymr.stability.score import DOUBTFUL, Basis, Thresholds, score_image
 from steadymr.stopwatch import Stopwatch
-from steadymr.types import Image, KSpace, ModelIdentity, SliceResult, TruthReport
+from steadymr.types import Image, KSpace, ModelIdentity, SliceResult
 from steadymr.volume.examine import Examination, examine_image, examine_plane, measured_samples, with_sentinels
 from steadymr.volume.fallback import LEARNED_FAILURES, Deadline, load_or_fall_back, sentence
 from steadymr.volume.judging import calibration_for
 from steadymr.volume.map_free import map_free_images
 from steadymr.volume.planes import Plane, Run, conditions_of, plane_geometry, seed_for, wanted_partitions
 from steadymr.volume.sampling import Draws, draw_samples, site_sensitivity
+from steadymr.volume.truth import compare, in_its_place, reference_of
 
 METHOD_DESCRIPTIONS: dict[Method, str] = {
     "diffusion": "Mean of posterior samples under a diffusion prior",
@@ -140,7 +140,7 @@ def reconstruct_plane(plane: Plane, full: KSpace | None, run: Run, deadline: Dea
 
     for result in _in_order(results, classical, run):
         _note_calibration(result, run)
-        yield _after_test(result, plane, reference, run, deadline)
+        yield _after_test(result, plane, run, deadline)
 
 
 def sample_plane(plane: Plane, run: Run, deadline: Deadline) -> Sampled:
@@ -221,7 +221,8 @@ def scored(
             evidence=evidence.values,
             evidence_reasons=evidence_words(evidence.values, evidence.places),
         )
-        truth = None if reference is None else _compare(image.data, reference)
+        reference = None if reference is None else in_its_place(reference, image)
+        truth = None if reference is None else compare(image, reference)
     moved = examination.moved.get(image.method)
     stability = replace(
         stability,
@@ -246,7 +247,6 @@ def _in_order(results: list[SliceResult], classical: Callable[[], SliceResult], 
 def _after_test(
     result: SliceResult,
     plane: Plane,
-    reference: Float32[np.ndarray, "z=1 y x"] | None,
     run: Run,
     deadline: Deadline,
 ) -> SliceResult:
@@ -261,7 +261,9 @@ def _after_test(
     except LEARNED_FAILURES as error:
         note = f"the image was made without the sentinel lines, since with them it failed: {sentence(error)}"
         return _with_reason(result, note)
-    truth = None if reference is None else _compare(image.data, reference)
+    if result.reference is None:
+        return replace(_with_reason(result, USES_SENTINELS), image=image)
+    truth = compare(image, result.reference)
     return replace(_with_reason(result, USES_SENTINELS), image=image, truth=truth)
 
 
@@ -316,16 +318,3 @@ def _values(
         )
         return image, None
     raise ValueError(f"{method} needs what load_models and draw_samples provide, and they were not asked")
-
-
-def reference_of(plane: Plane, full: KSpace | None, run: Run) -> Float32[np.ndarray, "z=1 y x"] | None:
-    """The same plane from the full scan, combined with the coil maps of the scan that is judged."""
-    if full is None:
-        return None
-    with run.watch("reference"):
-        return plane.on_recon_grid(methods.fully_sampled(full, plane.problem))
-
-
-def _compare(image: Float32[np.ndarray, "z=1 y x"], reference: Float32[np.ndarray, "z=1 y x"]) -> TruthReport | None:
-    mask = tissue_mask(reference[0])
-    return compare_with_truth(image[0], reference[0], mask) if mask.any() else None

@@ -1,0 +1,39 @@
+"""What full sampling would have shown, where that is known, and how far an image is from it."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32
+
+from steadymr.perturb.catalogue import PERTURBATIONS
+from steadymr.recon import methods
+from steadymr.stability.metrics import compare_with_truth, tissue_mask
+from steadymr.stability.registration import register_to
+from steadymr.types import Image, KSpace, TruthReport
+from steadymr.volume.planes import Plane, Run
+
+
+def reference_of(plane: Plane, full: KSpace | None, run: Run) -> Float32[np.ndarray, "z=1 y x"] | None:
+    """The same plane from the full scan, combined with the coil maps of the scan that is judged."""
+    if full is None:
+        return None
+    with run.watch("reference"):
+        return plane.on_recon_grid(methods.fully_sampled(full, plane.problem))
+
+
+def in_its_place(reference: Float32[np.ndarray, "z=1 y x"], image: Image) -> Float32[np.ndarray, "z=1 y x"]:
+    """The reference where the image shows the object: being elsewhere is no error.
+
+    It stays as it is, unless an imperfection that moves the object was injected; then it is registered to the image.
+    """
+    moved_by = [record for record in image.perturbations if PERTURBATIONS[record.name].moves_object]
+    if not moved_by:
+        return reference
+    turn_deg = max(abs(record.parameters.get("rotation_deg", 0.0)) for record in moved_by)
+    return register_to(image.data[0], reference[0], max_rotation_deg=turn_deg).image[None]
+
+
+def compare(image: Image, reference: Float32[np.ndarray, "z=1 y x"]) -> TruthReport | None:
+    """How far the image is from a reference that shows the object in the same place; None if that shows no tissue."""
+    mask = tissue_mask(reference[0])
+    return compare_with_truth(image.data[0], reference[0], mask) if mask.any() else None
