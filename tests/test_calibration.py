@@ -80,6 +80,17 @@ def test_harm_that_only_sentinels_show_lowers_the_score_by_what_it_costs() -> No
     assert np.mean(flagged) > 0.9
 
 
+def test_a_few_scans_beyond_recognition_do_not_set_the_slope() -> None:
+    """Harm that ruins images without a trace makes evidence look worthless, unless what a scan may say is limited."""
+    ruined = [replace(one, ssim=0.02) for one in observations(30, seed=12)]
+    scans = clean_and_harmed(300)
+    weights = [
+        fit_method(given).readings[0].error.added.weights["sentinel_image"]
+        for given in (scans, [*scans, *(replace(one, harmed=True) for one in ruined)])
+    ]
+    assert weights[1] > 0.8 * weights[0]
+
+
 def test_a_calibration_without_harmed_scans_cannot_learn_from_sentinels() -> None:
     """On clean scans alone they say nothing of the error, so the score hardly follows them."""
     blind = fit_method(observations(300)).readings[0].error.added.weights

@@ -30,6 +30,10 @@ from steadymr.stability.regression import cross_residuals, fit_linear, folds
 
 ALPHA = 0.1  #: share of scans whose SSIM may lie below the score, and of tissue pixels outside their interval
 FALSE_ALARMS = 0.05  #: share of clean scans on which the alarm sounds
+#: What a scan may say in the fit of added errors, in logits of the error and logarithms of evidence: few that were
+#: harmed beyond recognition would set slopes that are wrong for the small harms that an alarm must find.
+LARGEST_ERROR = 1.0
+LARGEST_EXCESS = 0.7
 MINIMUM_SCANS = 15  #: of each acceleration; with fewer the correction is the worst scan's or worse
 SCALES = tuple(float(scale) for scale in np.geomspace(0.25, 16, 61))  #: that are tried for the interval
 
@@ -124,7 +128,7 @@ def _reading(observations: Sequence[Observation], evidence: Sequence[str]) -> Re
 
 
 def _error_map(observations: Sequence[Observation], evidence: Sequence[str]) -> ErrorMap:
-    """What is usual from the clean scans, what evidence adds to it from all of them."""
+    """What is usual from the clean scans, what evidence adds to it from all of them, large values limited."""
     features = [features_of(one.conditions, one.agreement, one.evidence) for one in observations]
     targets = [logit(1 - one.ssim) for one in observations]
     given = _given(observations)
@@ -135,8 +139,11 @@ def _error_map(observations: Sequence[Observation], evidence: Sequence[str]) -> 
         name: fit_linear(clean_features, [one[evidence_feature(name)] for one in clean_features], given)
         for name in evidence
     }
-    excesses = [{name: one[evidence_feature(name)] - expected[name](one) for name in evidence} for one in features]
-    beyond = [target - usual(one) for target, one in zip(targets, features, strict=True)]
+    excesses = [
+        {name: min(one[evidence_feature(name)] - expected[name](one), LARGEST_EXCESS) for name in evidence}
+        for one in features
+    ]
+    beyond = [min(target - usual(one), LARGEST_ERROR) for target, one in zip(targets, features, strict=True)]
     return ErrorMap(usual, expected, fit_linear(excesses, beyond, evidence, evidence))
 
 
