@@ -215,12 +215,17 @@ def features_of(conditions: Conditions, agreement: float, evidence: Mapping[str,
 
 
 def condition_features(conditions: Conditions) -> dict[str, float]:
-    """The conditions as numbers; what is usual bends with the acceleration, whose square is among them therefore."""
+    """The conditions as numbers.
+
+    What is usual bends with the acceleration, whose square is among them therefore; and the more lines are missing, the
+    less the noise counts, so their product is.
+    """
     log_acceleration = math.log(conditions.acceleration)
     return {
         "log noise": math.log(conditions.noise_sd),
         "log acceleration": log_acceleration,
         "squared log acceleration": log_acceleration**2,
+        "log noise x log acceleration": math.log(conditions.noise_sd) * log_acceleration,
         "log coils": math.log(conditions.n_coils),
         "log pixel": math.log(conditions.pixel_mm),
     }

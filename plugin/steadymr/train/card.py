@@ -22,8 +22,8 @@ all copies; they come without warranty. V. S. Fonov et al., NeuroImage 47 (2009)
 this file."""
 
 DRAWN_FAILURES: Final = (
-    "It has seen drawn anatomy only: no abdomen, spine, heart or joint but a crude knee; no fat-water shift, flow or "
-    "susceptibility void; no metal.",
+    "It has seen drawn heads, with or without a few measured ones: no abdomen, spine, heart or joint but a crude knee; "
+    "no fat-water shift, flow or susceptibility void; no metal.",
     "Lesions were ellipses of 1.5 to 12 mm. Whether small or faint lesions of other kinds survive was not measured.",
 )
 OWN_FAILURES: Final = ("It knows the protocols and patients of the files it was trained on, and no others.",)
