@@ -48,7 +48,9 @@ def test_an_object_that_was_moved_is_compared_where_it_is(name: str) -> None:
     assert here.psnr_db < there.psnr_db - 8
 
 
-@pytest.mark.parametrize("records", [(), (record("phase_drift"),)], ids=["clean", "phase drift"])
+@pytest.mark.parametrize(
+    "records", [(), (record("phase_drift"),), (record("worst_case"),)], ids=["clean", "phase drift", "worst case"]
+)
 def test_nothing_is_moved_for_imperfections_that_move_nothing(records: tuple[PerturbationRecord, ...]) -> None:
     reference = blob()[None]
     assert in_its_place(reference, image(MOVED, *records)) is reference

@@ -26,7 +26,8 @@ def in_its_place(reference: Float32[np.ndarray, "z=1 y x"], image: Image) -> Flo
 
     It stays as it is, unless an imperfection that moves the object was injected; then it is registered to the image.
     """
-    moved_by = [record for record in image.perturbations if PERTURBATIONS[record.name].moves_object]
+    movers = {name for name, kind in PERTURBATIONS.items() if kind.moves_object}  # a worst case is not among them
+    moved_by = [record for record in image.perturbations if record.name in movers]
     if not moved_by:
         return reference
     turn_deg = max(abs(record.parameters.get("rotation_deg", 0.0)) for record in moved_by)
