@@ -25,11 +25,11 @@ from steadymr.audit.metrics import (
     structures,
 )
 from steadymr.audit.norms import gaussian_equal_norm, relative_norm
-from steadymr.audit.registration import register_to
 from steadymr.audit.surrogates import Surrogate, unet_surrogate, varnet_surrogate
 from steadymr.config import Settings
 from steadymr.recon.problem import Problem
 from steadymr.stability.metrics import tissue_mask
+from steadymr.stability.registration import register_to
 
 #: Imperfections inside their plausible ranges, near the upper end; ADC and gain left out, which change little.
 IMPERFECTIONS: dict[str, dict[str, float]] = {
