@@ -5,8 +5,8 @@ come, on one simulated scan: 256 x 256, 16 coils, every fourth line and 24 calib
 coils). Both sides begin with k-space and find the coils' sensitivities in it. Each round times one CG-SENSE, coil maps
 and 30 iterations apart, and then each perturbation; ratios are medians over rounds, of CPU time on one thread (run it
 with ``OMP_NUM_THREADS=1``), which other load on the machine disturbs less than the clock. At most a quarter is
-wanted, and marked by the hardest comparison: the second ratio, to the iterations alone, as if the maps had been given to
-CG-SENSE and not to the perturbation. Writes ``result.json`` beside this file.
+wanted, and what exceeds it is marked, by the harder comparison: the second ratio, to the iterations alone, as if the
+maps had been given to CG-SENSE and not to the perturbation. Writes ``result.json`` beside this file.
 """
 
 from __future__ import annotations
