@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -11,20 +11,24 @@ Item = TypeVar("Item")
 
 
 class Stopwatch:
-    """Adds up wall-clock seconds under the names of stages; owned by one run."""
+    """Adds up wall-clock seconds under the names of stages; owned by one run.
 
-    def __init__(self) -> None:
-        self._started = time.perf_counter()
+    ``clock`` tells seconds since some fixed moment.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._started = clock()
         self._seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         """Time what runs inside."""
-        started = time.perf_counter()
+        started = self._clock()
         try:
             yield
         finally:
-            self._seconds[stage] = self._seconds.get(stage, 0.0) + time.perf_counter() - started
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + self._clock() - started
 
     def each(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
         """Time how long ``items`` take to come, not what is done with them."""
@@ -39,4 +43,4 @@ class Stopwatch:
 
     def seconds(self) -> dict[str, float]:
         """Seconds by stage, and ``total`` since the start."""
-        return {**self._seconds, "total": time.perf_counter() - self._started}
+        return {**self._seconds, "total": self._clock() - self._started}
