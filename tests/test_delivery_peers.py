@@ -317,7 +317,7 @@ def test_a_clock_stepped_back_by_a_year_delays_nothing(tmp_path):
     thread.start()
     files = write_series(tmp_path / "in", 2)
     enqueue(files, {"url": peer.url, **QUICK}, tmp_path / "outbox")
-    until_s = time.monotonic() + 15
+    until_s = time.monotonic() + 60
     run_sender(
         tmp_path / "outbox",
         until_idle=True,
@@ -349,7 +349,7 @@ def test_an_outbox_that_cannot_be_written_stops_nothing_and_claims_nothing(tmp_p
         files = write_series(tmp_path / "in", 1)
         enqueue(files, {"url": peer.url, **QUICK}, tmp_path / "outbox")
         until_s = time.monotonic() + 1.0
-        run_sender(tmp_path / "outbox", stop=lambda: time.monotonic() > until_s)
+        run_sender(tmp_path / "outbox", stop=lambda: bool(peer.received) and time.monotonic() > until_s)
         assert states(tmp_path / "outbox") == {"queued"}
         assert peer.received
         full.clear()

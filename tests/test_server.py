@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -267,9 +267,13 @@ def test_a_silent_peer_is_lost_after_the_time_out() -> None:
 
 def outcome(server: Server, name: str) -> bool:
     """Wait until a scan has ended so."""
-    deadline = time.monotonic() + 5
+    return came_to_pass(lambda: server.metrics.registry.get_sample_value("steadymr_scans_total", {"outcome": name}))
+
+
+def came_to_pass(condition: Callable[[], object]) -> bool:
+    deadline = time.monotonic() + peers.TIMEOUT_S
     while time.monotonic() < deadline:
-        if server.metrics.registry.get_sample_value("steadymr_scans_total", {"outcome": name}):
+        if condition():
             return True
         time.sleep(0.01)
     return False
@@ -413,13 +417,19 @@ def test_more_scans_than_allowed_wait_for_their_turn() -> None:
 def test_stopping_lets_the_scan_under_way_finish_and_refuses_new_ones() -> None:
     with serving() as server, socket.create_connection(("127.0.0.1", server.port), peers.TIMEOUT_S) as sock:
         sock.sendall(peers.node_opening() + peers.lines_of(8))
-        time.sleep(0.1)
+        assert came_to_pass(lambda: server.metrics.registry.get_sample_value("steadymr_scans_running"))
         server.stop()
-        time.sleep(0.5)
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", server.port))
+        assert came_to_pass(lambda: _is_refused(server.port))
         sock.sendall(peers.lines_of(16)[len(peers.lines_of(8)) :] + peers.CLOSE)
         assert [identifier for identifier, _ in peers.Reader(sock).all()] == [1022, 4]
+
+
+def _is_refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def get(server: Server, path: str) -> tuple[int, str]:

@@ -101,7 +101,7 @@ def test_sigterm_lets_the_scan_under_way_finish_and_ends_the_process() -> None:
         port = int(process.stdout.readline())
         with peers.connected(port) as sock:
             sock.sendall(peers.node_opening() + peers.lines_of(8))
-            time.sleep(0.2)
+            time.sleep(1.0)  # the server takes the scan up
             process.send_signal(signal.SIGTERM)
             time.sleep(0.2)
             sock.sendall(peers.lines_of(16)[len(peers.lines_of(8)) :] + peers.CLOSE)
