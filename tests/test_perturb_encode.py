@@ -58,7 +58,8 @@ def test_time_segmentation_equals_the_sum_over_all_points() -> None:
     turn = np.exp(2j * np.pi * map_hz * time_s[:, None, None])  # k0 y x
     hybrid = np.einsum("yx,nx,nyx->yn", image[0, 0], wave, turn)
     direct = np.exp(-2j * np.pi * (np.arange(n) - n // 2)[:, None] * y.T) @ hybrid / n
-    segmented = dephased(partial(encoded, image, lines=np.ones((1, n), dtype=bool)), map_hz, time_s, 6)
+    encode = partial(encoded, image, lines=np.ones((1, n), dtype=bool))
+    segmented = dephased(encode, encode(np.ones((1, 1), dtype=np.complex64)), map_hz, time_s, 6)
     assert close(segmented[0], direct, 1e-3)
 
 
@@ -72,7 +73,9 @@ def test_five_segments_do_what_their_documentation_says() -> None:
         map_hz = np.tile(np.linspace(-hz, hz, n), (n, 1))
         wave = np.exp(-2j * np.pi * np.outer(np.arange(n) - n // 2, np.arange(n) - n // 2) / n)
         direct = (wave * np.exp(2j * np.pi * np.outer(time_s, map_hz[0]))).sum(axis=1) / n
-        assert close(dephased(partial(encoded, point, lines=lines), map_hz, time_s, 5)[0, 0], direct, error)
+        encode = partial(encoded, point, lines=lines)
+        at_rest = encode(np.ones((1, 1), dtype=np.complex64))
+        assert close(dephased(encode, at_rest, map_hz, time_s, 5)[0, 0], direct, error)
 
 
 def test_no_more_segments_are_computed_than_a_weak_map_needs() -> None:
@@ -80,12 +83,14 @@ def test_no_more_segments_are_computed_than_a_weak_map_needs() -> None:
     time_s = (np.arange(n) - n // 2) * 20e-6
     weak = np.tile(np.linspace(-20, 20, n), (n, 1))
 
+    at_rest = np.zeros((1, 1, n), dtype=np.complex64)
+
     def encode(factor: np.ndarray) -> np.ndarray:
         times.append(factor)
-        return np.zeros((1, 1, n), dtype=np.complex64)
+        return at_rest
 
-    dephased(encode, weak, time_s, 16)
-    assert len(times) == 3
+    dephased(encode, at_rest, weak, time_s, 16)
+    assert len(times) == 2  # and the object at rest is the third
 
 
 def test_a_map_on_an_accelerated_scan_comes_close_to_the_same_map_on_the_full_scan() -> None:

@@ -6,13 +6,14 @@ no signal they fade, so that noise is not taken for an object there.
 
 from __future__ import annotations
 
+import functools
 from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Complex64, Float32
 
 from steadymr.errors import PerturbationError
-from steadymr.perturb.lines import to_frequency, to_image
+from steadymr.perturb.lines import to_image
 from steadymr.types import KSpace
 
 CoilImages: TypeAlias = Complex64[np.ndarray, "coil z y x"]
@@ -42,27 +43,38 @@ def map_waves(kspace: KSpace) -> Waves:
         return np.ones((1, n_k2, 1, n_k0), dtype=np.complex64)
     lines, block = _central_lines(kspace)
     reach = _window_reach(block)
-    near_k1, near_k0 = _central(n_k1, 3 * reach), _central(n_k0, 3 * reach)
-    window = _window(block, reach, n_k0)[:, near_k1, near_k0]
-    smoothed = lines[:, :, near_k1, near_k0] * window
+    (used_k1, coarse_k1), (used_k0, coarse_k0) = (
+        (min(n, 2 * reach - 1), min(n, 3 * reach))
+        for n in (n_k1, n_k0)  # what the window leaves, and the coarse grid
+    )
+    near_k1, near_k0 = _central(n_k1, used_k1), _central(n_k0, used_k0)
+    window = _window(block[:, near_k1], reach)[..., None] * _hann(used_k0, float(reach))
+    smoothed = to_image(lines[:, :, near_k1, near_k0] * window, axes=(-3,))
     flat = smoothed.reshape(n_coils, -1)
     strongest = np.linalg.eigh(flat @ flat.conj().T)[1][:, -1]  # of the images too: transforms are unitary
-    images = to_image(smoothed)
+    along_x = smoothed.reshape(-1, used_k0) @ _waves(coarse_k0, used_k0).T  # one product, not one a coil
+    images = _waves(coarse_k1, used_k1) @ along_x.reshape(*smoothed.shape[:-1], coarse_k0)
     reference = np.tensordot(strongest.conj(), images, axes=1)
     power = _combined(images, images).real
-    floor = max(FAINT**2 * float(np.percentile(power, 99)), TINY)
+    bright = np.partition(power, int(0.99 * power.size), axis=None)[int(0.99 * power.size)]
+    floor = max(FAINT**2 * float(bright), TINY)
     turn = np.where(reference == 0, 1, reference.conj()) / np.maximum(np.abs(reference), TINY)
     maps = images * (turn / np.sqrt(power + floor)).astype(np.complex64)
-    along_y, along_x = (_central(n, 2 * min(reach - 1, FINEST_WAVE, (n - 1) // 2) + 1) for n in maps.shape[-2:])
-    waves = to_frequency(maps, axes=(-2, -1))[..., along_y, along_x] / np.float32(np.sqrt(maps[0, 0].size))
-    return np.ascontiguousarray(on_grid(waves.swapaxes(-1, -2), n_k0).swapaxes(-1, -2))
+    n_along_y, n_along_x = (2 * min(reach - 1, FINEST_WAVE, (n - 1) // 2) + 1 for n in (coarse_k1, coarse_k0))
+    to_grid = _waves(n_k0, n_along_x) @ (_waves(coarse_k0, n_along_x).conj().T / np.float32(coarse_k0))
+    return np.asarray((_waves(coarse_k1, n_along_y).conj().T / np.float32(coarse_k1)) @ maps @ to_grid.T)
+
+
+@functools.cache
+def _waves(n_points: int, n_waves: int) -> Complex64[np.ndarray, "point wave"]:
+    """Return exp(2 pi i q j / n), for waves q and points j counted from their centres: few, so faster than an FFT."""
+    cycles = np.outer(np.arange(n_points) - n_points // 2, np.arange(n_waves) - n_waves // 2) / n_points
+    return np.asarray(np.exp(2j * np.pi * cycles).astype(np.complex64))
 
 
 def on_grid(waves: Waves, n_points: int) -> Complex64[np.ndarray, "coil z point x"]:
     """Return the sum of waves about zero frequency, along the last axis but one, at the points of a centred grid."""
-    n_waves = waves.shape[-2]
-    cycles = np.outer(np.arange(n_points) - n_points // 2, np.arange(n_waves) - n_waves // 2) / n_points
-    return np.asarray(np.exp(2j * np.pi * cycles).astype(np.complex64) @ waves)
+    return np.asarray(_waves(n_points, waves.shape[-2]) @ waves)
 
 
 def _central(n_points: int, n_wanted: int) -> slice:
@@ -100,12 +112,11 @@ def _window_reach(block: Bool[np.ndarray, "k2 k1"]) -> int:
     return int(min(_reach(np.any(block, axis=0)), max(block.shape[1] // 8, FEWEST_CALIBRATION_LINES)))
 
 
-def _window(block: Bool[np.ndarray, "k2 k1"], reach: int, n_k0: int) -> Float32[np.ndarray, "k2 k1 k0"]:
-    """Return a Hann window over central lines, as wide along the readout as along k1, and zero off them."""
+def _window(block: Bool[np.ndarray, "k2 k1"], reach: int) -> Float32[np.ndarray, "k2 k1"]:
+    """Return a Hann window over central lines, and zero off them."""
     n_k2, n_k1 = block.shape
     along_k2 = _hann(n_k2, _reach(np.any(block, axis=1)))
-    lines = along_k2[:, None] * _hann(n_k1, float(reach)) * block
-    return np.asarray(lines[..., None] * _hann(n_k0, float(reach)))
+    return np.asarray(along_k2[:, None] * _hann(n_k1, float(reach)) * block)
 
 
 def _reach(used: Bool[np.ndarray, " line"]) -> float:
@@ -126,6 +137,6 @@ def _combined(maps: CoilImages, images: CoilImages) -> Complex64[np.ndarray, "z 
     return total
 
 
-def kernel_of(waves: Waves) -> Complex64[np.ndarray, "z x wave coil"]:
+def kernel_of(waves: Waves) -> Complex64[np.ndarray, "z x coil wave"]:
     """Return waves in the order of the object's lines that meet in one line of a coil."""
-    return np.ascontiguousarray(waves[:, :, ::-1].transpose(1, 3, 2, 0))
+    return np.ascontiguousarray(waves[:, :, ::-1].transpose(1, 3, 0, 2))

@@ -25,6 +25,7 @@ from steadymr.perturb.lines import (
     received,
     through_receiver,
     to_image,
+    with_lines,
 )
 from steadymr.perturb.receive import DWELL_SOURCE
 from steadymr.types import KSpace
@@ -138,13 +139,17 @@ class OffResonance(Perturbation):
         segments = max(int(self.segments), 1)
 
         encode, at_rest = encoder(kspace)
-        data, calibration = kspace.data.copy(), kspace.calibration
-        data[:, kspace.acquired] += dephased(encode, map_hz, time_s, segments) - at_rest
-        if has_separate_calibration(kspace):
-            encode = partial(encoded, to_image(calibration), lines=kspace.calibrated)
-            calibration = np.zeros_like(calibration)
-            calibration[:, kspace.calibrated] = turn * dephased(encode, map_hz, time_s, segments)
-        return received(kspace, turn * data, calibration)
+        change = dephased(encode, at_rest, map_hz, time_s, segments) - at_rest
+        lines = turn * (kspace.data[:, kspace.acquired] + change)
+        k2, k1 = np.nonzero(kspace.acquired)
+        perturbed = with_lines(kspace, k2, k1, lines)
+        if not has_separate_calibration(kspace):
+            return perturbed
+        at_rest = kspace.calibration[:, kspace.calibrated]
+        encode = partial(encoded, to_image(kspace.calibration), lines=kspace.calibrated)
+        calibration = np.zeros_like(kspace.calibration)
+        calibration[:, kspace.calibrated] = turn * dephased(encode, at_rest, map_hz, time_s, segments)
+        return received(kspace, perturbed.data, calibration)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,15 +245,20 @@ class SamplingError(Perturbation):
 
 
 def dephased(
-    encode: Encode, map_hz: Float64[np.ndarray, "y x"], time_s: Float64[np.ndarray, " k0"], segments: int
+    encode: Encode,
+    at_rest: Complex64[np.ndarray, "coil line k0"],
+    map_hz: Float64[np.ndarray, "y x"],
+    time_s: Float64[np.ndarray, " k0"],
+    segments: int,
 ) -> Complex64[np.ndarray, "coil line k0"]:
     """Return lines of an object that precesses off resonance by a map during the readout, by time segmentation.
 
     k(n) = sum over l of b_l(n) F[m exp(2 pi i f t_l)](n), with the fewest t_l, at most ``segments``, that err by no
-    more than ``SEGMENTATION_ERROR``; see :func:`_segmented`. ``encode`` makes the lines of the object times a factor.
+    more than ``SEGMENTATION_ERROR``; see :func:`_segmented`. ``encode`` makes the lines of the object times a factor,
+    and ``at_rest`` are those of the object itself, the first segment.
     """
     centres_s, weights = _segmented(map_hz, time_s, segments)
-    total = weights[0] * encode(phases(map_hz * centres_s[0]))
+    total = weights[0] * at_rest
     for centre_s, weight in zip(centres_s[1:], weights[1:], strict=True):
         segment = encode(phases(map_hz * centre_s))
         total += np.multiply(segment, weight, out=segment)
@@ -258,17 +268,19 @@ def dephased(
 def _segmented(
     map_hz: Float64[np.ndarray, "y x"], time_s: Float64[np.ndarray, " k0"], most: int
 ) -> tuple[Float64[np.ndarray, " segment"], Complex64[np.ndarray, "segment k0"]]:
-    """Return the times t_l of segments and the weights b_l of each in every sample.
+    """Return the times t_l of segments, zero first, and the weights b_l of each in every sample.
 
-    The t_l are Chebyshev's nodes of the readout, and b_l the least squares fit of exp(2 pi i f t_n) over the
-    frequencies of the map (Sutton et al., IEEE Trans Med Imaging 2003;22:178). That errs by little more than the best
-    basis there is, the singular vectors of exp(2 pi i f t) (Fessler et al., IEEE Trans Signal Process 2005;53:3393).
+    The t_l are Chebyshev's nodes of the readout, of which the one nearest to the echo is moved there, and b_l the
+    least squares fit of exp(2 pi i f t_n) over the frequencies of the map (Sutton et al., IEEE Trans Med Imaging
+    2003;22:178). That errs by little more than the best basis there is, the singular vectors of exp(2 pi i f t)
+    (Fessler et al., IEEE Trans Signal Process 2005;53:3393).
     """
     frequencies = np.linspace(map_hz.min(), map_hz.max(), 4 * most)
     wanted = np.exp(2j * np.pi * np.outer(frequencies, time_s))
     half_s, middle_s = (time_s[-1] - time_s[0]) / 2, (time_s[-1] + time_s[0]) / 2
     for count in range(min(3, most), most + 1):
-        centres_s = middle_s + half_s * np.cos(np.pi * (np.arange(count) + 0.5) / count)
+        nodes_s = middle_s + half_s * np.cos(np.pi * (np.arange(count) + 0.5) / count)
+        centres_s = np.append(0.0, np.delete(nodes_s, np.argmin(np.abs(nodes_s))))
         at_centres = np.exp(2j * np.pi * np.outer(frequencies, centres_s))
         weights = np.linalg.lstsq(at_centres, wanted, rcond=1e-10)[0]
         if np.linalg.norm(at_centres @ weights - wanted) <= SEGMENTATION_ERROR * np.linalg.norm(wanted):
@@ -321,8 +333,9 @@ def _positions(shape: tuple[int, ...]) -> tuple[Float64[np.ndarray, "y 1"], Floa
 
 def _smooth_map(shape: tuple[int, ...], rng: np.random.Generator) -> Float64[np.ndarray, "y x"]:
     """Return a random combination of shim terms up to second order, largest magnitude 1."""
-    y, x = (np.broadcast_to(2 * axis, shape) for axis in _positions(shape))
-    drawn = np.tensordot(rng.standard_normal(5), np.stack([x, y, x * y, x**2, y**2]), axes=1)
+    y, x = (2 * axis for axis in _positions(shape))
+    by_x, by_y, by_xy, by_xx, by_yy = rng.standard_normal(5)
+    drawn = (by_x * x + by_xx * x**2) + (by_y * y + by_yy * y**2) + (by_xy * y) * x
     return np.asarray(drawn / np.abs(drawn).max())
 
 

@@ -16,15 +16,15 @@ from functools import partial
 from typing import TypeAlias
 
 import numpy as np
-import scipy.fft
 from jaxtyping import Bool, Complex64, Int64
 from scipy.sparse import csr_matrix
 
+from steadymr.fourier import fft, ifft
 from steadymr.perturb.coils import CoilImages, Waves, kernel_of, map_waves, on_grid
+from steadymr.perturb.hybrid import HybridImage, HybridLines, image_of
 from steadymr.perturb.lines import columns, to_frequency, to_image
 from steadymr.types import KSpace
 
-HybridLines: TypeAlias = Complex64[np.ndarray, "k2 x k1 coil"]
 Encode: TypeAlias = Callable[[Complex64[np.ndarray, "#y #x"]], Complex64[np.ndarray, "coil line k0"]]
 PHASE_AXES = (-3, -2)
 
@@ -33,19 +33,24 @@ PHASE_AXES = (-3, -2)
 class ObjectEstimate:
     """An object and the coils that see it, ``maps * image`` being the coil images."""
 
-    image: Complex64[np.ndarray, "z y x"]
+    hybrid: HybridImage
     waves: Waves  #: the maps' Fourier coefficients along y, see :func:`map_waves`
-    lines: Complex64[np.ndarray, "coil k2 k1 k0"]  #: what is seen of it on the acquired lines, zero elsewhere
+    lines: Complex64[np.ndarray, "coil line k0"]  #: what is seen of it on the acquired lines
     encoding: SmoothEncoding  #: of the acquired lines
+
+    @property
+    def image(self) -> Complex64[np.ndarray, "z y x"]:
+        """Return the object's image."""
+        return image_of(self.hybrid)
 
     @property
     def maps(self) -> CoilImages:
         """Return the coil maps on the grid of the image."""
-        return on_grid(self.waves, self.image.shape[-2])
+        return on_grid(self.waves, self.hybrid.shape[-1])
 
     def encoded(self, factor: Complex64[np.ndarray, "#y #x"]) -> Complex64[np.ndarray, "coil line k0"]:
         """Return the acquired lines of the object times a factor."""
-        return to_frequency(self.encoding.lines(self.encoding.forward(self.image * factor)), axes=(-1,))
+        return self.encoding.samples(self.encoding.forward(self.hybrid * np.fft.ifftshift(factor).T))
 
 
 def estimate_object(kspace: KSpace, n_iterations: int = 2) -> ObjectEstimate:
@@ -59,11 +64,8 @@ def estimate_object(kspace: KSpace, n_iterations: int = 2) -> ObjectEstimate:
     """
     waves = map_waves(kspace)
     encoding = SmoothEncoding.of(waves, kspace.acquired)
-    measured = encoding.gathered(to_image(kspace.data[:, :, encoding.k1], axes=(-1,)))
-    image, seen = _conjugate_gradients(encoding, measured, n_iterations)
-    lines: np.ndarray = np.zeros_like(kspace.data)
-    lines[:, kspace.acquired] = to_frequency(encoding.lines(seen), axes=(-1,))
-    return ObjectEstimate(image, waves, lines, encoding)
+    hybrid, seen = _conjugate_gradients(encoding, encoding.hybrid(kspace.data), n_iterations)
+    return ObjectEstimate(hybrid, waves, encoding.samples(seen), encoding)
 
 
 def encoder(kspace: KSpace) -> tuple[Encode, Complex64[np.ndarray, "coil line k0"]]:
@@ -74,7 +76,7 @@ def encoder(kspace: KSpace) -> tuple[Encode, Complex64[np.ndarray, "coil line k0
     if kspace.acquired.all() and columns(kspace).all():
         return partial(encoded, to_image(kspace.data), lines=kspace.acquired), kspace.data[:, kspace.acquired]
     estimate = estimate_object(kspace)
-    return estimate.encoded, estimate.lines[:, kspace.acquired]
+    return estimate.encoded, estimate.lines
 
 
 def encoded(
@@ -116,58 +118,57 @@ class _PhaseEncoding:
         """Return the lines of an image that coils see, coil by coil so that the work stays in the cache."""
         lines: np.ndarray = np.empty((len(maps), *self.phase.shape[:1], maps.shape[-1]), dtype=np.complex64)
         for coil, of_coil in enumerate(maps):
-            grid = scipy.fft.fftn(of_coil * image, axes=self.axes, norm="ortho", overwrite_x=True)
+            grid = fft(of_coil * image, self.axes) if self.axes else of_coil * image
             np.multiply(grid[self.places], self.phase, out=lines[coil])
         return lines
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SmoothEncoding:
-    """Lines that coils with smooth maps see: each a sum over few lines of the object around it.
-
-    Work is done between image and k-space: samples of a readout are still points along x.
-    """
+    """Lines that coils with smooth maps see: each a sum over few lines of the object around it."""
 
     k1: Int64[np.ndarray, " k1"]  #: where lines were acquired for any k2
     acquired: Bool[np.ndarray, "k2 k1"]  #: which of these
-    neighbours: Int64[np.ndarray, "k1 wave"]  #: lines of the object
+    neighbours: Int64[np.ndarray, "wave k1"]  #: lines of the object, zero frequency first
     spread: csr_matrix  #: adds what came from neighbours to all lines of the object
-    kernel: Complex64[np.ndarray, "z x wave coil"]
-    adjoint_kernel: Complex64[np.ndarray, "z x coil wave"]
+    kernel: Complex64[np.ndarray, "z x coil wave"]
+    adjoint_kernel: Complex64[np.ndarray, "z x wave coil"]
 
     @classmethod
     def of(cls, waves: Waves, acquired: Bool[np.ndarray, "k2 k1"]) -> SmoothEncoding:
         """Return the encoding of acquired lines: line k of a coil is the sum of waves(q) times line k - q."""
         (k1,), n_y, n_waves = np.nonzero(acquired.any(axis=0)), acquired.shape[1], waves.shape[2]
-        neighbours = (k1[:, None] + np.arange(n_waves) - n_waves // 2) % n_y
-        n_from = neighbours.size
-        spread = csr_matrix(
-            (np.ones(n_from, dtype=np.complex64), (neighbours.ravel(), np.arange(n_from))), shape=(n_y, n_from)
-        )
-        kernel = kernel_of(waves)
+        neighbours = (k1 - n_y // 2 + (np.arange(n_waves) - n_waves // 2)[:, None]) % n_y
+        order = np.argsort(neighbours, axis=None, kind="stable").astype(np.int32)
+        rows = np.searchsorted(neighbours.ravel()[order], np.arange(n_y + 1)).astype(np.int32)
+        spread = csr_matrix((np.ones(len(order), dtype=np.complex64), order, rows), shape=(n_y, len(order)))
+        kernel = kernel_of(np.fft.ifftshift(waves, axes=-1))
         adjoint_kernel = np.ascontiguousarray(kernel.conj().swapaxes(-1, -2))
         return cls(k1, acquired[:, k1], neighbours, spread, kernel, adjoint_kernel)
 
-    def forward(self, image: Complex64[np.ndarray, "z y x"]) -> HybridLines:
+    def forward(self, image: HybridImage) -> HybridLines:
         """Return the lines of an image."""
-        spectrum = to_frequency(image, axes=(-2,)).swapaxes(-1, -2)
-        lines = to_frequency(np.ascontiguousarray(spectrum[..., self.neighbours]) @ self.kernel, axes=(0,))
-        return lines if self.acquired.all() else np.where(self.acquired[:, None, :, None], lines, 0)
+        spectrum = fft(image, (-1,))
+        lines = to_frequency(self.kernel @ np.take(spectrum, self.neighbours, axis=-1), axes=(0,))
+        return lines if self.acquired.all() else np.where(self.acquired[:, None, None], lines, 0)
 
-    def adjoint(self, lines: HybridLines) -> Complex64[np.ndarray, "z y x"]:
+    def adjoint(self, lines: HybridLines) -> HybridImage:
         """Return the sum over coils of conj(maps) times the images of lines."""
         n_z, n_x = lines.shape[:2]
-        shares = to_image(lines, axes=(0,)) @ self.adjoint_kernel
+        shares = self.adjoint_kernel @ to_image(lines, axes=(0,))
         spectrum = self.spread @ np.ascontiguousarray(shares.reshape(n_z * n_x, -1).T)
-        return to_image(np.ascontiguousarray(spectrum.reshape(-1, n_z, n_x).swapaxes(0, 1)), axes=(-2,))
+        image = ifft(np.ascontiguousarray(spectrum.T), (-1,))
+        return np.asarray(image.reshape(n_z, n_x, -1))
 
-    def gathered(self, lines: Complex64[np.ndarray, "coil k2 k1 x"]) -> HybridLines:
-        """Return lines in the order of this encoding."""
-        return np.ascontiguousarray(lines.transpose(1, 3, 2, 0))
+    def hybrid(self, data: Complex64[np.ndarray, "coil k2 line x"]) -> HybridLines:
+        """Return the acquired lines of k-space, in the order of this encoding."""
+        lines = ifft(data[:, :, self.k1], (-1,))
+        return np.ascontiguousarray(lines.transpose(1, 3, 0, 2))
 
-    def lines(self, gathered: HybridLines) -> Complex64[np.ndarray, "coil line x"]:
-        """Return the acquired ones of gathered lines."""
-        return np.asarray(gathered.transpose(3, 0, 2, 1)[:, self.acquired])
+    def samples(self, lines: HybridLines) -> Complex64[np.ndarray, "coil line k0"]:
+        """Return the samples of acquired lines."""
+        along_x = lines.transpose(2, 0, 3, 1)[:, self.acquired]
+        return fft(along_x, (-1,))
 
 
 def _conjugate_gradients(
@@ -176,8 +177,8 @@ def _conjugate_gradients(
     n_iterations: int,
     damping: float = 1e-2,
     tolerance_squared: float = 1e-8,
-) -> tuple[Complex64[np.ndarray, "z y x"], HybridLines]:
-    """Solve (A^H A + damping) x = A^H measured from zero; return x and A x, along the readout still images.
+) -> tuple[HybridImage, HybridLines]:
+    """Solve (A^H A + damping) x = A^H measured from zero; return x and A x.
 
     The readout's transform cancels in A^H A and is left out. A x is gathered on the way; the last step needs no A^H,
     for its length follows from the direction's own lines.

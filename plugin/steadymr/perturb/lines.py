@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
-import scipy.fft
 from jaxtyping import Bool, Complex, Complex64, Float, Float64, Int64
 
+from steadymr.fourier import fft, ifft
 from steadymr.types import KSpace
 
 AnyComplex: TypeAlias = Complex[np.ndarray, "coil k2 k1 k0"]  #: single or double precision, on its way to single
@@ -22,12 +22,12 @@ ALL_SPACE = (-3, -2, -1)
 
 def to_image(data: Complex[np.ndarray, "*grid"], axes: tuple[int, ...] = ALL_SPACE) -> Complex[np.ndarray, "*grid"]:
     """Return the centred orthonormal inverse Fourier transform along ``axes``, in the precision of its input."""
-    return _centred(scipy.fft.ifftn, data, axes)
+    return _centred(ifft, data, axes)
 
 
 def to_frequency(data: Complex[np.ndarray, "*grid"], axes: tuple[int, ...] = ALL_SPACE) -> Complex[np.ndarray, "*grid"]:
     """Return the centred orthonormal Fourier transform along ``axes``, in the precision of its input."""
-    return _centred(scipy.fft.fftn, data, axes)
+    return _centred(fft, data, axes)
 
 
 def acquired(kspace: KSpace) -> Bool[np.ndarray, "k2 k1"]:
@@ -84,6 +84,21 @@ def received(kspace: KSpace, data: AnyComplex, calibration: AnyComplex) -> KSpac
     return replace(kspace, data=image_lines, calibration=calibration_lines)
 
 
+def with_lines(
+    kspace: KSpace,
+    k2: Int64[np.ndarray, " line"],
+    k1: Int64[np.ndarray, " line"],
+    lines: Complex64[np.ndarray, "coil line k0"],
+) -> KSpace:
+    """Return k-space with other samples in some acquired lines, and in embedded calibration lines among them."""
+    taken = slice(*kspace.k0_range)
+    data, calibration, once = kspace.data.copy(), np.zeros_like(kspace.calibration), embedded(kspace)
+    data[:, k2, k1, taken] = lines[..., taken]
+    calibration[:, kspace.calibrated] = kspace.calibration[:, kspace.calibrated]
+    calibration[:, once] = data[:, once]
+    return replace(kspace, data=data, calibration=calibration)
+
+
 def through_receiver(kspace: KSpace, effect: Callable[[Complex64[np.ndarray, "coil k2 k1 k0"]], AnyComplex]) -> KSpace:
     """Apply an effect of the receiver to the image's lines, then to calibration lines that were acquired apart."""
     data = effect(kspace.data)
@@ -122,6 +137,4 @@ def _centred(
     axes = tuple(axis for axis in axes if data.shape[axis] > 1)  # one point is its own transform
     if not axes:
         return np.asarray(data)
-    at_origin = scipy.fft.ifftshift(data, axes=axes)
-    transformed = transform(at_origin, axes=axes, norm="ortho", overwrite_x=True)
-    return np.asarray(scipy.fft.fftshift(transformed, axes=axes))
+    return np.asarray(np.fft.fftshift(transform(np.fft.ifftshift(data, axes=axes), axes), axes=axes))

@@ -11,7 +11,7 @@ from jaxtyping import Complex64, Int64
 from steadymr.errors import PerturbationError
 from steadymr.perturb.base import Perturbation, setting, strength
 from steadymr.perturb.estimate import estimate_object
-from steadymr.perturb.lines import acquisition_rank, phases, received
+from steadymr.perturb.lines import acquisition_rank, phases, with_lines
 from steadymr.perturb.posed import Pose, encoded_in_poses
 from steadymr.types import KSpace
 
@@ -91,12 +91,11 @@ def moved(kspace: KSpace, shot: Int64[np.ndarray, "k2 k1"], poses: tuple[Pose, .
         moved_lines = phase * lines
     else:
         object_ = estimate_object(kspace)
-        missed = lines - object_.lines[:, k2, k1]
-        moved_lines = encoded_in_poses(object_.image, object_.waves, _voxel_mm_xy(kspace), poses, number, k2, k1)
+        place = np.cumsum(kspace.acquired).reshape(kspace.acquired.shape) - 1
+        missed = lines - object_.lines[:, place[k2, k1]]
+        moved_lines = encoded_in_poses(object_.hybrid, object_.waves, _voxel_mm_xy(kspace), poses, number, k2, k1)
         moved_lines += phase * missed
-    data = kspace.data.copy()
-    data[:, k2, k1] = moved_lines
-    return received(kspace, data, kspace.calibration)
+    return with_lines(kspace, k2, k1, moved_lines)
 
 
 def _displacement(

@@ -2,33 +2,32 @@
 
 A turn is three shears by Fourier interpolation (Unser et al., IEEE Trans Image Process 1995;4:1371): along y, x and y.
 Along y they are phases in k-space, the shear along x carries a line of k-space to its neighbours, and smooth coil
-maps add few more. So a line that is alone in its pose is made of a band of lines around it, on a grid along y that
-is as much coarser; a pose that many lines share is computed once, for all of k-space.
+maps add few more. So lines of a pose that lie close together are made of a band of lines around them, on a grid along
+y that is as much coarser; if they are spread over k-space, the pose is computed for all of it.
 
-With every line in a pose of its own, turned by up to 4 degrees, bands changed what the motion does to the data by 0.5
-and 1.1 % (heads, 256 and 128 lines), and by 3 and 7 % of it for knees that reach the edges of the field of view,
-where shears carry an object around to the other side.
+With turns of up to 4 degrees, bands changed what motion does to the data by 1 to 2 % (heads, 256 and 128 lines, 8 to
+256 shots), and by 6 to 10 % of it for knees that reach the edges of the field of view, where shears carry an object
+around to the other side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeAlias
 
 import numpy as np
-import scipy.fft
 from jaxtyping import Complex64, Float64, Int64
 
+from steadymr.fourier import fft, ifft
 from steadymr.perturb.coils import Waves, kernel_of
+from steadymr.perturb.hybrid import HybridImage, turn
 from steadymr.perturb.lines import phases, to_frequency
 
-Image = Complex64[np.ndarray, "z y x"]
-Transform: TypeAlias = Callable[[np.ndarray], np.ndarray]
-Hybrid = Complex64[np.ndarray, "z k1 x"]
+Spectrum: TypeAlias = Complex64[np.ndarray, "k1 z x"]
 MARGIN = 4  #: lines at each end of a band that fade out
-POINTS_AT_ONCE = 2**17  #: of bands: what stays in the cache
+ROUNDING = 16  #: lines to which bands are rounded up: many are then of one size, and their transforms are fast
+POINTS_AT_ONCE = 2**18  #: of bands: what stays in the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +40,19 @@ class Pose:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Task:
-    """Lines that are computed together: each in a band of its own, or all of one pose."""
+class _Bands:
+    """Bands of one size, each of an object in a pose, that are computed together."""
 
-    poses: tuple[Pose, ...]
-    centres: Int64[np.ndarray, " pose"]  #: of the bands
+    pose: Int64[np.ndarray, " band"]
+    centres: Int64[np.ndarray, " band"]
     n_rows: int  #: of each band
     n_kept: int  #: of them, those of which the lines are made
     columns: Int64[np.ndarray, " column"]  #: which of the wanted lines
-    pose_of: Int64[np.ndarray, " column"]
+    band_of: Int64[np.ndarray, " column"]
 
 
 def encoded_in_poses(
-    image: Image,
+    object_: HybridImage,
     waves: Waves,
     voxel_mm_xy: tuple[float, float],
     poses: tuple[Pose, ...],
@@ -61,119 +60,129 @@ def encoded_in_poses(
     k2: Int64[np.ndarray, " line"],
     k1: Int64[np.ndarray, " line"],
 ) -> Complex64[np.ndarray, "coil line k0"]:
-    """Return line (k2, k1) of the image in pose ``number``, for each line, seen by coils that stay.
+    """Return line (k2, k1) of the object in pose ``number``, for each line, seen by coils that stay.
 
     ``waves`` are the Fourier coefficients of the coil maps along y, see :func:`~steadymr.perturb.coils.map_waves`:
     a coil's line k is the sum over q of waves(q) times line k - q of the object.
     """
-    n_y, reach = image.shape[-2], waves.shape[-2] // 2
-    spectrum = to_frequency(scipy.fft.ifftshift(image, axes=-1), axes=(-2,))
-    kernel = kernel_of(scipy.fft.ifftshift(waves, axes=-1))
+    (n_z, n_x, n_y), reach = object_.shape, waves.shape[-2] // 2
+    turned = turn(n_x)[:, None]
+    spectrum = np.ascontiguousarray((fft(object_, (-1,)) * turned.conj()).transpose(2, 0, 1))
+    kernel = kernel_of(np.fft.ifftshift(waves, axes=-1)) * turned[..., None]
+    shears = _shears(poses, voxel_mm_xy)
     wanted, place = np.unique(number * n_y + k1, return_inverse=True)
-    found: np.ndarray = np.empty((len(wanted), len(image), image.shape[-1], len(waves)), dtype=np.complex64)
-    for task in _tasks(wanted // n_y, wanted % n_y, poses, spectrum.shape, reach, voxel_mm_xy):
-        bands = posed(spectrum, voxel_mm_xy, task.poses, task.centres, task.n_rows, task.n_kept)
-        offset = wanted[task.columns] % n_y - task.centres[task.pose_of]
-        rows = (offset[:, None] + np.arange(-reach, reach + 1)) % task.n_kept
-        neighbours = np.ascontiguousarray(bands[:, task.pose_of[:, None], rows].transpose(0, 3, 1, 2))
-        found[task.columns] = to_frequency(neighbours @ kernel, axes=(0,)).transpose(2, 0, 1, 3)
-    lines = scipy.fft.fft(found[place, k2].transpose(2, 0, 1), axis=-1, norm="ortho")
-    return np.asarray(scipy.fft.fftshift(lines, axes=-1))
+    found: np.ndarray = np.empty((len(wanted), n_z, n_x, len(waves)), dtype=np.complex64)
+    for bands in _bands(wanted // n_y, wanted % n_y, np.abs(shears[:, 1]), n_y, n_z * n_x, reach):
+        lines = posed(spectrum, shears[bands.pose], bands.centres, bands.n_rows, bands.n_kept)
+        offset = wanted[bands.columns] % n_y - bands.centres[bands.band_of]
+        rows = (bands.n_kept // 2 + offset + np.arange(-reach, reach + 1)[:, None]) % bands.n_kept
+        neighbours = np.ascontiguousarray(lines[bands.band_of, rows].transpose(2, 3, 0, 1))
+        found[bands.columns] = to_frequency(kernel @ neighbours, axes=(0,)).transpose(3, 0, 1, 2)
+    return fft(found[place, k2].transpose(2, 0, 1), (-1,))
+
+
+def _shears(poses: tuple[Pose, ...], voxel_mm_xy: tuple[float, float]) -> Float64[np.ndarray, "pose 4"]:
+    """Return the slopes of the shears along y and x, in points a point, and the displacements, x first."""
+    x_mm, y_mm = voxel_mm_xy
+    angle, moved_x, moved_y = np.array([(one.angle_rad, one.x_mm / x_mm, one.y_mm / y_mm) for one in poses]).T
+    return np.stack([np.tan(angle / 2) * x_mm / y_mm, -np.sin(angle) * y_mm / x_mm, moved_x, moved_y], axis=1)
 
 
 def posed(
-    spectrum: Hybrid,
-    voxel_mm_xy: tuple[float, float],
-    poses: tuple[Pose, ...],
+    spectrum: Spectrum,
+    shears: Float64[np.ndarray, "pose 4"],
     centres: Int64[np.ndarray, " pose"],
     n_rows: int,
     n_kept: int,
-) -> Complex64[np.ndarray, "z pose row x"]:
-    """Return the object in poses, of each the ``n_kept`` lines of k-space around a centre, which comes first.
+) -> Complex64[np.ndarray, "pose row z x"]:
+    """Return the object in poses, of each the ``n_kept`` lines of k-space around a centre, which is in the middle.
 
-    ``spectrum`` is its centred Fourier transform along y, with x = 0 in the corner, of which ``n_rows`` lines around
-    the centre are used. If they are not all, the outer ones fade, and what the shear along x carries in from beyond
-    them is missed; :func:`_n_rows` tells how many are needed.
+    ``spectrum`` is its Fourier transform along y, zero frequency and x = 0 first, of which ``n_rows`` lines around a
+    centre are used. If they are not all, the outer ones fade, and what the shear along x carries in from beyond
+    them is missed; see :func:`_bands`. ``shears`` are those of :func:`_shears`.
     """
-    (x_mm, y_mm), (n_y, n_x) = voxel_mm_xy, spectrum.shape[-2:]
-    angle, moved_x, moved_y = np.array([(one.angle_rad, one.x_mm / x_mm, one.y_mm / y_mm) for one in poses]).T
-    along_y, along_x = np.tan(angle / 2) * x_mm / y_mm, -np.sin(angle) * y_mm / x_mm
-    offset, kept = _corner_order(n_rows), _corner_order(n_kept) % n_rows
-    rows = (centres[:, None] + offset) % n_y
-    k_y = (rows - n_y // 2) / n_y  # cycles per point
-    shear = _ramps(along_y[:, None] * k_y, n_x)
-    to_y, to_rows = _along_y(n_rows, n_y, kept)
-    band = scipy.fft.fft(to_y(spectrum[:, rows] * shear), axis=-1, overwrite_x=True)
-    band *= _ramps((along_x[:, None] * offset * (n_y / n_rows) + moved_x[:, None]) / n_x, n_x)
-    band = to_rows(scipy.fft.ifft(band, axis=-1, overwrite_x=True))
-    band *= shear[:, kept] * _phase((moved_y - along_y * moved_x)[:, None] * k_y[:, kept])
-    return np.asarray(band)
+    (n_y, _, n_x), (along_y, along_x, moved_x, moved_y) = spectrum.shape, shears.T[..., None]
+    middle, x = n_rows // 2, _corner_order(n_x)
+    rows = centres[:, None] - n_y // 2 + np.arange(n_rows) - middle
+    around = (rows + n_y // 2) // n_y  # a band at the edge of k-space goes on at the other one
+    to_middle = middle / n_rows  # turns a row by which y = 0 comes into the middle
+    shear = _ramps(along_y * rows[:, :1] / n_y * x, along_y / n_y * x + to_middle, n_rows)
+    beyond = np.nonzero(around)
+    shear[beyond] *= phases(along_y[beyond[0]] * around[beyond][:, None] * x)[:, None]
+    band = shear * np.take(spectrum, rows, axis=0, mode="wrap")
+    if n_rows < n_y:
+        fading = np.sin(np.pi / 2 * np.arange(MARGIN) / MARGIN).astype(np.float32)[:, None, None] ** 2
+        band[:, :MARGIN] *= fading
+        band[:, -MARGIN:] *= fading[::-1]
+    band = fft(ifft(band, (1,)), (-1,))
+    along_x = along_x * n_y / (n_rows * n_x) * x
+    band *= _ramps(moved_x / n_x * x - middle * along_x, along_x, n_rows)
+    kept = slice(middle - n_kept // 2, middle - n_kept // 2 + n_kept)
+    band = ifft(fft(band, (1,))[:, kept], (-1,))
+    band *= shear[:, kept]
+    displaced = (along_y * moved_x - moved_y) * (rows / n_y - around) + 2 * to_middle * np.arange(n_rows)
+    band *= phases(displaced[:, kept])[..., None, None]
+    return band
 
 
-def _along_y(n_rows: int, n_y: int, kept: Int64[np.ndarray, " row"]) -> tuple[Transform, Transform]:
-    """Return the transform of rows to points along y, as many, and that of points to the rows that are kept.
-
-    A band has so few rows that products with matrices are faster than fast Fourier transforms.
-    """
-    if n_rows == n_y:
-        return partial(scipy.fft.ifft, axis=-2, overwrite_x=True), partial(scipy.fft.fft, axis=-2, overwrite_x=True)
-    offset = _corner_order(n_rows)
-    waves = np.exp(2j * np.pi * np.outer(offset, offset) / n_rows).astype(np.complex64)
-    from_end = (n_rows + 1) // 2 - np.abs(offset)
-    fading = np.sin(np.pi / 2 * np.clip(from_end / MARGIN, 0, 1)) ** 2 / n_rows
-    return partial(np.matmul, waves * fading.astype(np.float32)), partial(np.matmul, waves[kept].conj())
-
-
-def _tasks(
+def _bands(
     number: Int64[np.ndarray, " column"],
     k1: Int64[np.ndarray, " column"],
-    poses: tuple[Pose, ...],
-    shape: tuple[int, ...],
+    slope: Float64[np.ndarray, " pose"],
+    n_y: int,
+    n_across: int,
     reach: int,
-    voxel_mm_xy: tuple[float, float],
-) -> Iterator[_Task]:
-    """Yield all wanted lines: poses with many of them whole, the rest in bands, as many at once as the cache holds."""
-    n_z, n_y, n_x = shape
-    n_rows = _n_rows(poses, n_y, reach, voxel_mm_xy)
-    alone: list[int] = []
-    for one in np.unique(number):
-        columns = np.flatnonzero(number == one)
-        if len(columns) * n_rows < n_y:
-            alone.extend(columns.tolist())
-        else:
-            yield _Task((poses[one],), np.array([n_y // 2]), n_y, n_y, columns, np.zeros_like(columns))
-    at_once = max(POINTS_AT_ONCE // (n_z * n_x * n_rows), 1)
-    for first in range(0, len(alone), at_once):
-        columns = np.array(alone[first : first + at_once])
-        in_poses = tuple(poses[one] for one in number[columns])
-        yield _Task(in_poses, k1[columns], n_rows, 2 * reach + 1, columns, np.arange(len(columns)))
+) -> Iterator[_Bands]:
+    """Yield the bands that all wanted lines are made of, alike ones as many at once as the cache holds.
+
+    Lines come sorted by pose ``number`` and place ``k1``. Beyond the lines that are kept, a band has those that the
+    shear along x carries there, by its ``slope``, and a margin. Lines further apart than that have bands of their own;
+    a pose whose bands would have as many rows as all of k-space is computed whole.
+    """
+    beyond = 2 * (np.ceil(slope * n_y / 2).astype(np.int64) + MARGIN - 1)
+    apart = (np.diff(number, prepend=-1) > 0) | (np.diff(k1, prepend=k1[0]) > 2 * reach + beyond[number])
+    first = np.flatnonzero(apart)
+    n_rows = _n_kept(k1, first, reach) + beyond[number[first]]
+    whole = np.bincount(number[first], n_rows, len(slope)) >= n_y
+    first = np.flatnonzero((np.diff(number, prepend=-1) > 0) | (apart & ~whole[number]))
+    pose, last = number[first], np.append(first[1:], len(k1)) - 1
+    n_kept = np.where(whole[pose], n_y, _n_kept(k1, first, reach))
+    n_rows = np.minimum(-(-(n_kept + beyond[pose]) // ROUNDING) * ROUNDING, n_y)
+    centres = np.where(whole[pose], n_y // 2, (k1[first] + k1[last]) // 2)
+    band_of = np.repeat(np.arange(len(first)), last + 1 - first)
+    for rows in np.unique(n_rows):
+        (alike,) = np.nonzero(n_rows == rows)
+        at_once = max(POINTS_AT_ONCE // (n_across * int(rows)), 1)
+        for chosen in np.split(alike, range(at_once, len(alike), at_once)):
+            place = np.full(len(first), -1)
+            place[chosen] = np.arange(len(chosen))
+            columns = np.flatnonzero(place[band_of] >= 0)
+            n_most = int(n_kept[chosen].max())
+            yield _Bands(pose[chosen], centres[chosen], int(rows), n_most, columns, place[band_of[columns]])
 
 
-def _n_rows(poses: tuple[Pose, ...], n_y: int, reach: int, voxel_mm_xy: tuple[float, float]) -> int:
-    """Return how many lines a band needs: those that coil maps mix, those that the shear along x mixes, a margin."""
-    x_mm, y_mm = voxel_mm_xy
-    steepest = max(abs(np.sin(one.angle_rad)) for one in poses) * y_mm / x_mm
-    return min(2 * (reach + int(np.ceil(steepest * n_y / 2)) + MARGIN) - 1, n_y)
+def _n_kept(
+    k1: Int64[np.ndarray, " column"], first: Int64[np.ndarray, " band"], reach: int
+) -> Int64[np.ndarray, " band"]:
+    """Return how many rows runs of lines need that begin at ``first``: as many around their middle, and ``reach``."""
+    last = np.append(first[1:], len(k1)) - 1
+    return np.asarray(2 * reach + 1 + 2 * ((k1[last] - k1[first] + 1) // 2))
 
 
 def _corner_order(n_points: int) -> Int64[np.ndarray, " point"]:
     """Return 0, 1, ... and then the places before 0, of a grid whose centre is in the corner."""
-    return np.asarray(scipy.fft.ifftshift(np.arange(n_points) - n_points // 2))
+    return np.asarray((np.arange(n_points) + n_points // 2) % n_points - n_points // 2)
 
 
-def _ramps(turns: Float64[np.ndarray, "pose row"], n_points: int) -> Complex64[np.ndarray, "pose row x"]:
-    """Return exp(-2 pi i turns j) for places j = 0, 1, ... and then -n/2 to -1, each run twice as long as the last."""
-    n_ahead = n_points - n_points // 2
-    ramps: np.ndarray = np.empty((*turns.shape, n_points), dtype=np.complex64)
-    ramps[..., 0], done = 1, 1
-    while done < n_ahead:
-        run = ramps[..., done : min(2 * done, n_ahead)]
-        np.multiply(ramps[..., : run.shape[-1]], _phase(turns * done), out=run)
-        done += run.shape[-1]
-    behind = ramps[..., n_ahead:]
-    np.multiply(ramps[..., : behind.shape[-1]], _phase(-turns * behind.shape[-1]), out=behind)
+def _ramps(
+    first: Float64[np.ndarray, "pose x"], step: Float64[np.ndarray, "pose x"], n_rows: int
+) -> Complex64[np.ndarray, "pose row 1 x"]:
+    """Return exp(-2 pi i (first + j step)) for rows j = 0, 1, ..., each run of rows made from all before it."""
+    ramps: np.ndarray = np.empty((len(first), n_rows, 1, first.shape[1]), dtype=np.complex64)
+    step = step[:, None, None]
+    ramps[:, 0, 0], done = phases(-first), 1
+    while done < n_rows:
+        run = ramps[:, done : 2 * done]
+        np.multiply(ramps[:, : run.shape[1]], phases(-step * done), out=run)
+        done += run.shape[1]
     return ramps
-
-
-def _phase(turns: Float64[np.ndarray, "pose row"]) -> Complex64[np.ndarray, "pose row 1"]:
-    return phases(-turns)[..., None]
