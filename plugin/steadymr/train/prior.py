@@ -19,6 +19,7 @@ from steadymr.recon.networks import SIGMA_DATA, Denoiser, Precision
 from steadymr.recon.weights import load_prior, save_prior
 from steadymr.train.card import write_card
 from steadymr.train.data import BankSettings, prepare_bank, random_crops
+from steadymr.train.grow import grow
 from steadymr.train.loop import Fit, MachineSettings, Progress, Schedule, compile_parts, copy_weights, run_steps
 from steadymr.train.pictures import write_pictures
 from steadymr.train.sources import DataSettings
@@ -50,7 +51,9 @@ class PriorTraining(BaseModel):
     log_sigma_mean: float = Field(-2.5, description="Mean of ln(sigma) in training; -2.5 is sigma 0.08.")
     log_sigma_sd: float = Field(1.2, gt=0, description="Standard deviation of ln(sigma).")
     precision: Precision = Field("float32", description="Arithmetic of the U-Net in training.")
-    start_from: Path | None = Field(None, description="Weights of the same shape to begin with, not random ones.")
+    start_from: Path | None = Field(
+        None, description="Weights to begin with, not random ones: of the same shape, or narrower, then widened."
+    )
     schedule: Schedule = Schedule()
     bank: BankSettings = BankSettings()
     data: DataSettings = DataSettings()
@@ -78,7 +81,11 @@ def train_prior(
     torch.manual_seed(config.schedule.seed)
     denoiser = Denoiser(config.channels, config.n_blocks, config.sigma_data, config.precision).to(device)
     if config.start_from is not None:
-        copy_weights(load_prior(device, config.start_from)[0], denoiser, config.start_from)
+        source, _ = load_prior(device, config.start_from)
+        if source.unet.channels == denoiser.unet.channels:
+            copy_weights(source, denoiser, config.start_from)
+        else:
+            grow(source, denoiser, config.schedule.seed)
     compile_parts([denoiser.unet], config.machine)
     fit = Fit(denoiser, config.schedule, config)
     if resume:
