@@ -22,7 +22,7 @@ from steadymr.errors import SettingsError
 from steadymr.recon.networks import Denoiser, ResidualBlock
 
 #: For each channel of the wide network, the channel of the narrow one of which it is a copy.
-Origins: TypeAlias = Int64[np.ndarray, " channel"]
+Origins: TypeAlias = Int64[np.ndarray, " _"]
 Layer: TypeAlias = nn.Linear | nn.Conv2d
 
 
@@ -67,7 +67,7 @@ def _blocks(old: nn.Module, new: nn.Module) -> Iterator[tuple[ResidualBlock, Res
 
 def _origins(n_old: int, n_new: int) -> Origins:
     """Return the originals of channels that keep their order, copies beside each other."""
-    return np.arange(n_new) * n_old // n_new
+    return np.asarray(np.arange(n_new) * n_old // n_new)
 
 
 def _joined(first: Origins, second: Origins) -> Origins:
