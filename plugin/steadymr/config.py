@@ -87,7 +87,7 @@ class DiffusionSettings(_Section):
 
     levels: Annotated[int, Field(ge=2, le=1000)] = 20  #: noise levels, one network evaluation each
     sigma_max: Annotated[float, Field(gt=0)] = 0.5  #: first noise level; the image's 99th percentile is 1
-    temperature: Annotated[float, Field(ge=1, le=4)] = 1.1  #: of the prior, measured on simulated heads; 1 trusts it
+    temperature: Annotated[float, Field(ge=1, le=4)] = 1.05  #: of the prior, measured on simulated heads; 1 trusts it
     network: Literal["small", "base"] = "small"  #: size of the prior; weights of one's own say theirs themselves
     weights: Path | None = None  #: None: the ones that come with steadymr
 

@@ -23,7 +23,7 @@ from steadymr.recon.vulnerability import crafted
 from steadymr.types import KSpace
 from steadymr.volume.planes import Plane
 
-KINDS: Final = ("worst case", "imperfection", "worst case", "noise")
+KINDS: Final = ("worst case", "worst case", "noise")  #: beside an imperfection
 BUDGETS: Final = (0.005, 0.04)  #: of worst cases, relative L2 norm; drawn evenly in the logarithm
 SHARES: Final = (0.3, 1.0)  #: of an imperfection's plausible range
 NOISE_SHARES: Final = (0.1, 0.5)
@@ -32,19 +32,16 @@ IMPERFECTIONS: Final = tuple(name for name in PERTURBATIONS if name != NOISE)
 
 
 def harmed_planes(kspace: KSpace, models: Models, number: int, rng: np.random.Generator) -> Iterator[Plane]:
-    """Planes of a volume after one harm, of a kind that goes round with ``number``; all else is drawn from ``rng``.
+    """Planes of a volume after an imperfection, and again after a worst case or with more noise.
 
-    Worst cases are crafted on the prior, see `steadymr.recon.vulnerability`.
+    Which goes round with ``number``; all else is drawn from ``rng``. Imperfections are many and each tells of itself in
+    another way, so every volume has one. Worst cases are crafted on the prior, see `steadymr.recon.vulnerability`.
     """
-    kind = KINDS[number % len(KINDS)]
-    if kind == "worst case":
+    yield from _perturbed(kspace, models, IMPERFECTIONS[number % len(IMPERFECTIONS)], SHARES, rng)
+    if KINDS[number % len(KINDS)] == "noise":
+        yield from _perturbed(kspace, models, NOISE, NOISE_SHARES, rng)
+    else:
         yield from _worst_cases(kspace, models, rng)
-        return
-    name, shares = (NOISE, NOISE_SHARES) if kind == "noise" else (str(rng.choice(IMPERFECTIONS)), SHARES)
-    change = imperfection(name, float(rng.uniform(*shares)))
-    changed = perturb.apply(kspace, (change,), int(rng.integers(2**31)))
-    for problem in prepare(changed, device=models.device):
-        yield Plane(changed, problem)
 
 
 def imperfection(name: str, share: float) -> perturb.Perturbation:
@@ -55,6 +52,15 @@ def imperfection(name: str, share: float) -> perturb.Perturbation:
     values = {key: value.low + share * (value.high - value.low) for key, value in facts.items()}
     whole_ones = {key for key, value in facts.items() if value.whole}
     return build(name, {key: float(max(1, round(v))) if key in whole_ones else v for key, v in values.items()})
+
+
+def _perturbed(
+    kspace: KSpace, models: Models, name: str, shares: tuple[float, float], rng: np.random.Generator
+) -> Iterator[Plane]:
+    change = imperfection(name, float(rng.uniform(*shares)))
+    changed = perturb.apply(kspace, (change,), int(rng.integers(2**31)))
+    for problem in prepare(changed, device=models.device):
+        yield Plane(changed, problem)
 
 
 def _worst_cases(kspace: KSpace, models: Models, rng: np.random.Generator) -> Iterator[Plane]:
