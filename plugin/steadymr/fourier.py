@@ -1,7 +1,7 @@
-"""Fourier transforms of NumPy arrays, orthonormal, zero first, in the precision of their input.
+"""Fourier transforms of NumPy arrays, orthonormal, zero first, in the precision of their input; and linear phases.
 
-By torch, whose transforms take a quarter of the time of SciPy's. Torch itself takes seconds to import, and is only
-imported when something is transformed.
+By torch, which takes a quarter of SciPy's time for a transform and half of NumPy's for a product of complex arrays.
+Torch itself takes seconds to import, and is only imported when something is computed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Complex
+from jaxtyping import Complex, Complex64
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +27,21 @@ def ifft(data: Complex[np.ndarray, "*grid"], axes: tuple[int, ...]) -> Complex[n
     import torch
 
     return np.asarray(torch.fft.ifftn(_tensor(data), dim=axes, norm="ortho").numpy())
+
+
+def ramps(
+    first: Complex64[np.ndarray, "pose x"], step: Complex64[np.ndarray, "pose x"], n_rows: int
+) -> Complex64[np.ndarray, "pose row x"]:
+    """Return first * step^j for rows j = 0, 1, ..., each run of rows made from all before it."""
+    import torch
+
+    found = torch.empty((len(first), n_rows, first.shape[1]), dtype=torch.complex64)
+    found[:, 0], turn, done = torch.from_numpy(first), torch.from_numpy(step)[:, None], 1
+    while done < n_rows:
+        run = found[:, done : 2 * done]
+        torch.mul(found[:, : run.shape[1]], turn, out=run)
+        turn, done = turn * turn, done + run.shape[1]
+    return np.asarray(found.numpy())
 
 
 def _tensor(data: Complex[np.ndarray, "*grid"]) -> Tensor:

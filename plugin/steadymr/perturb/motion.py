@@ -66,7 +66,7 @@ class RigidMotion(Perturbation):
         away, angle = np.hypot(walk[:, 0], walk[:, 1]), np.abs(walk[:, 2])
         walk[:, :2] *= self.translation_mm / max(away.max(), np.finfo(float).tiny)
         walk[:, 2] *= np.deg2rad(self.rotation_deg) / max(angle.max(), np.finfo(float).tiny)
-        return tuple(Pose(*(float(value) for value in pose)) for pose in walk)
+        return tuple(Pose(*pose) for pose in walk.tolist())
 
 
 def moved(kspace: KSpace, shot: Int64[np.ndarray, "k2 k1"], poses: tuple[Pose, ...]) -> KSpace:

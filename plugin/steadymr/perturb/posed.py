@@ -19,7 +19,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Complex64, Float64, Int64
 
-from steadymr.fourier import fft, ifft
+from steadymr.fourier import fft, ifft, ramps
 from steadymr.perturb.coils import Waves, kernel_of
 from steadymr.perturb.hybrid import HybridImage, turn
 from steadymr.perturb.lines import phases, to_frequency
@@ -71,14 +71,14 @@ def encoded_in_poses(
     kernel = kernel_of(np.fft.ifftshift(waves, axes=-1)) * turned[..., None]
     shears = _shears(poses, voxel_mm_xy)
     wanted, place = np.unique(number * n_y + k1, return_inverse=True)
-    found: np.ndarray = np.empty((len(wanted), n_z, n_x, len(waves)), dtype=np.complex64)
+    found: np.ndarray = np.empty((len(waves), len(wanted), n_z, n_x), dtype=np.complex64)
     for bands in _bands(wanted // n_y, wanted % n_y, np.abs(shears[:, 1]), n_y, n_z * n_x, reach):
         lines = posed(spectrum, shears[bands.pose], bands.centres, bands.n_rows, bands.n_kept)
         offset = wanted[bands.columns] % n_y - bands.centres[bands.band_of]
         rows = (bands.n_kept // 2 + offset + np.arange(-reach, reach + 1)[:, None]) % bands.n_kept
         neighbours = np.ascontiguousarray(lines[bands.band_of, rows].transpose(2, 3, 0, 1))
-        found[bands.columns] = to_frequency(kernel @ neighbours, axes=(0,)).transpose(3, 0, 1, 2)
-    return fft(found[place, k2].transpose(2, 0, 1), (-1,))
+        found[:, bands.columns] = to_frequency(kernel @ neighbours, axes=(0,)).transpose(2, 3, 0, 1)
+    return fft(found[:, place, k2], (-1,))
 
 
 def _shears(poses: tuple[Pose, ...], voxel_mm_xy: tuple[float, float]) -> Float64[np.ndarray, "pose 4"]:
@@ -106,7 +106,7 @@ def posed(
     rows = centres[:, None] - n_y // 2 + np.arange(n_rows) - middle
     around = (rows + n_y // 2) // n_y  # a band at the edge of k-space goes on at the other one
     to_middle = middle / n_rows  # turns a row by which y = 0 comes into the middle
-    shear = _ramps(along_y * rows[:, :1] / n_y * x, along_y / n_y * x + to_middle, n_rows)
+    shear = ramps(phases(-along_y * rows[:, :1] / n_y * x), phases(-along_y / n_y * x - to_middle), n_rows)[:, :, None]
     beyond = np.nonzero(around)
     shear[beyond] *= phases(along_y[beyond[0]] * around[beyond][:, None] * x)[:, None]
     band = shear * np.take(spectrum, rows, axis=0, mode="wrap")
@@ -116,7 +116,7 @@ def posed(
         band[:, -MARGIN:] *= fading[::-1]
     band = fft(ifft(band, (1,)), (-1,))
     along_x = along_x * n_y / (n_rows * n_x) * x
-    band *= _ramps(moved_x / n_x * x - middle * along_x, along_x, n_rows)
+    band *= ramps(phases(middle * along_x - moved_x / n_x * x), phases(-along_x), n_rows)[:, :, None]
     kept = slice(middle - n_kept // 2, middle - n_kept // 2 + n_kept)
     band = ifft(fft(band, (1,))[:, kept], (-1,))
     band *= shear[:, kept]
@@ -172,17 +172,3 @@ def _n_kept(
 def _corner_order(n_points: int) -> Int64[np.ndarray, " point"]:
     """Return 0, 1, ... and then the places before 0, of a grid whose centre is in the corner."""
     return np.asarray((np.arange(n_points) + n_points // 2) % n_points - n_points // 2)
-
-
-def _ramps(
-    first: Float64[np.ndarray, "pose x"], step: Float64[np.ndarray, "pose x"], n_rows: int
-) -> Complex64[np.ndarray, "pose row 1 x"]:
-    """Return exp(-2 pi i (first + j step)) for rows j = 0, 1, ..., each run of rows made from all before it."""
-    ramps: np.ndarray = np.empty((len(first), n_rows, 1, first.shape[1]), dtype=np.complex64)
-    step = step[:, None, None]
-    ramps[:, 0, 0], done = phases(-first), 1
-    while done < n_rows:
-        run = ramps[:, done : 2 * done]
-        np.multiply(ramps[:, : run.shape[1]], phases(-step * done), out=run)
-        done += run.shape[1]
-    return ramps
