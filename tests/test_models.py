@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from steadymr.cli import main as cli
 from steadymr.config import Settings, load_settings
-from steadymr.errors import DeviceError, SettingsError, WeightsError
+from steadymr.errors import DeviceError, SettingsError
 from steadymr.models import load_models, settings_for
 from steadymr.recon.networks import Denoiser
 from steadymr.recon.problem import problem_from
@@ -65,9 +65,10 @@ def test_nothing_is_loaded_that_nobody_asked_for() -> None:
     assert (models.prior, models.supervised) == (None, None)
 
 
-def test_a_prior_that_does_not_come_with_steadymr_has_to_be_given() -> None:
-    with pytest.raises(WeightsError, match="prior_base does not come with steadymr"):
-        load_models(settings(methods=["diffusion"], diffusion={"network": "base"}))
+def test_the_larger_prior_is_loaded_by_its_name() -> None:
+    models = load_models(settings(methods=["diffusion"], diffusion={"network": "base"}))
+    assert models.prior_identity is not None
+    assert models.prior_identity.name == "prior_base"
 
 
 def test_weights_on_the_command_line_reach_the_settings(

@@ -16,7 +16,7 @@ from steadymr.recon import weights
 from steadymr.recon.networks import Denoiser, SupervisedUnet
 from steadymr.recon.varnet import SupervisedVarnet
 
-SIZE_LIMIT = 10 * 2**20
+SIZE_LIMIT = 16_000_000
 CONFIGS = Path(__file__).parents[1] / "configs" / "train"
 
 
@@ -70,9 +70,12 @@ def test_a_prior_of_any_size_loads_and_the_base_one_stays_below_16_mb(tmp_path: 
     assert sum(p.numel() for p in base.parameters()) > 7e6
 
 
-def test_what_does_not_come_with_steadymr_is_said_to_need_training() -> None:
-    with pytest.raises(WeightsError, match=r"prior_base does not come .* train it with configs/train/prior_base\.yaml"):
-        weights.load_prior("cpu", name="prior_base")
+def test_the_base_prior_is_the_small_one_s_elder_and_errs_less_on_the_same_slices() -> None:
+    (small, _), (base, _) = (weights.load_prior("cpu", name=name) for name in ("prior_small", "prior_base"))
+    assert sum(p.numel() for p in base.parameters()) > 3 * sum(p.numel() for p in small.parameters())
+    for (sigma, error), (same_sigma, less) in zip(small.rmse_by_sigma, base.rmse_by_sigma, strict=True):
+        assert sigma == same_sigma
+        assert less < error
 
 
 def test_a_file_says_itself_what_it_is_for(tmp_path: Path) -> None:

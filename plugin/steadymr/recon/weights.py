@@ -25,9 +25,8 @@ from steadymr.recon.varnet import SupervisedVarnet
 from steadymr.types import ModelIdentity
 
 Kind: TypeAlias = Literal["prior", "unet", "varnet"]
-NAMES: Final[dict[str, Kind]] = {"prior_small": "prior", "unet": "unet", "varnet": "varnet"}  #: shipped
-#: What else can be asked for by name, and the recipe that makes it.
-RECIPES: Final = {"prior_base": "configs/train/prior_base.yaml"}
+#: Those in the package.
+NAMES: Final[dict[str, Kind]] = {"prior_small": "prior", "prior_base": "prior", "unet": "unet", "varnet": "varnet"}
 METADATA_KEY: Final = "steadymr"
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -147,7 +146,7 @@ def kind_of(path: Path) -> Kind:
 def _read(kind: Kind, name: str, path: Path | None) -> tuple[dict[str, Any], dict[str, torch.Tensor], ModelIdentity]:
     """Return a file's description of its network, its tensors in single precision, and its identity."""
     shipped = path is None
-    path = _shipped(name) if path is None else path
+    path = weights_folder() / f"{name}.safetensors" if path is None else path
     content = _content(path)
     sha256 = hashlib.sha256(content).hexdigest()
     if shipped and sha256 != (expected := _manifest().get(name, "")):
@@ -161,14 +160,6 @@ def _read(kind: Kind, name: str, path: Path | None) -> tuple[dict[str, Any], dic
         raise WeightsError(f"{path} is not a safetensors file that steadymr wrote: {error!r}") from error
     identity = ModelIdentity(name if shipped else path.stem, sha256)
     return recipe, {key: tensor.float() for key, tensor in tensors.items()}, identity
-
-
-def _shipped(name: str) -> Path:
-    if name not in NAMES and name in RECIPES:
-        raise WeightsError(
-            f"{name} does not come with steadymr: train it with {RECIPES[name]}, and give its file as --weights"
-        )
-    return weights_folder() / f"{name}.safetensors"
 
 
 def _content(path: Path) -> bytes:
