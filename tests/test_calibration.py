@@ -54,7 +54,8 @@ def test_a_deviation_on_the_sentinels_sounds_and_lowers_the_score() -> None:
     """What all samples share and the withheld lines contradict costs score, though the samples agree."""
     clean = observation(np.random.default_rng(3))
     assert judged(clean).alarm is None
-    attacked = replace(clean, evidence={**clean.evidence, "sentinel": 40.0, "sentinel_image": 40.0})
+    sentinels = dict.fromkeys(("sentinel", "sentinel_line", "sentinel_image"), 40.0)
+    attacked = replace(clean, evidence={**clean.evidence, **sentinels})
     alarm = judged(attacked).alarm
     assert alarm is not None
     assert {witness.name for witness in alarm.witnesses} >= {"sentinel", "sentinel_image"}
@@ -66,9 +67,20 @@ def test_a_deviation_on_the_sentinels_sounds_and_lowers_the_score() -> None:
 
 def test_a_scan_without_sentinels_is_judged_without_them() -> None:
     """There is a reading for what is left, with a bound of its own that holds."""
-    evidence = ("misfit_column",)
+    evidence = ("misfit", "misfit_column")
     new = [replace(o, evidence={name: o.evidence[name] for name in evidence}) for o in observations(400, seed=10)]
     assert 0.85 <= np.mean([one.ssim >= judged(one).score for one in new]) <= 0.95
+
+
+def test_evidence_unlike_that_of_clean_scans_sounds_though_it_tells_of_no_error() -> None:
+    """A scanner's fault may show in the data and not yet in the image: the alarm does not wait for it."""
+    clean = observation(np.random.default_rng(3))
+    faulty = replace(clean, evidence={**clean.evidence, "misfit": 9.0})
+    alarm = judged(faulty).alarm
+    assert alarm is not None
+    assert [witness.name for witness in alarm.witnesses] == ["misfit"]
+    assert alarm.factor < 1.5
+    assert judged(faulty).score == judged(clean).score
 
 
 def test_harm_that_only_sentinels_show_lowers_the_score_by_what_it_costs() -> None:

@@ -32,7 +32,8 @@ def noisy_samples(image: np.ndarray, relative_sd: float, n: int = 8, seed: int =
 def scored(image: np.ndarray, samples: np.ndarray, sentinel: float = 1.0) -> StabilityReport:
     """Under conditions that a calibration of drawn numbers speaks for."""
     basis = Basis(calibration_of(200), CONDITIONS)
-    seen = {"misfit_column": 1.0, "sentinel": sentinel, "sentinel_image": sentinel}
+    seen = {"misfit": 1.0, "misfit_column": 1.0}
+    seen |= dict.fromkeys(("sentinel", "sentinel_line", "sentinel_image"), sentinel)
     return score_image(image_of(image), samples_of(samples), Thresholds(), evidence=seen, basis=basis)
 
 
@@ -68,7 +69,7 @@ def test_an_alarm_makes_a_verdict_review_at_best() -> None:
     quiet, loud = (scored(image, noisy_samples(image, 0.001), sentinel=value) for value in (1.0, 1.7))
     assert quiet.verdict == "stable"
     assert loud.verdict == "review"
-    (alarm,) = [reason for reason in loud.reasons if reason.startswith("alarm: the evidence speaks of")]
+    (alarm,) = [reason for reason in loud.reasons if reason.startswith("alarm: evidence unlike that of clean scans")]
     assert "sentinel = 1.7" in alarm
 
 

@@ -44,8 +44,8 @@ class Seen:
         return np.nan if self.judged is None else self.judged.score
 
     @property
-    def excess(self) -> float:
-        return np.nan if self.judged is None else self.judged.excess
+    def strangeness(self) -> float:
+        return np.nan if self.judged is None else self.judged.strangeness
 
 
 def figures(rows: Sequence[dict[str, Any]], calibration: Calibration) -> dict[str, Any]:
@@ -192,12 +192,12 @@ def _flagged(seen: Sequence[Seen]) -> float:
 
 def _level(seen: Sequence[Seen]) -> float:
     """What evidence adds on the clean scan that one in 20 of these exceeds: a point of the ROC, not the product's."""
-    clean = sorted(one.excess for one in seen if one.case["kind"] == "clean" and one.judged is not None)
+    clean = sorted(one.strangeness for one in seen if one.case["kind"] == "clean" and one.judged is not None)
     return clean[-1 - len(clean) // 20] if clean else np.nan
 
 
 def _above(seen: Sequence[Seen], level: float) -> float:
-    return _mean([float(one.excess > level) for one in seen if one.judged is not None])
+    return _mean([float(one.strangeness > level) for one in seen if one.judged is not None])
 
 
 def _imperfections(seen: Sequence[Seen], clean_db: dict[tuple[Any, ...], float]) -> dict[str, float]:

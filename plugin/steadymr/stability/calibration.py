@@ -7,7 +7,9 @@ evidence that a scan can come with (a `Reading`), it holds
 - the error that agreement and conditions let expect of a clean scan, as the logit of ``1 - SSIM``, SSIM being that
   between the delivered image and the fully sampled one, inside the tissue;
 - what evidence adds to it where that is larger than agreement and conditions let expect: learned from harmed scans too,
-  so that it tells of errors that all samples share. Where it adds more than on 19 clean scans of 20 an alarm sounds;
+  so that it tells of errors that all samples share;
+- how large evidence was on clean scans, given agreement and conditions. Where the most unusual of a few pieces, the
+  `WITNESSES`, is more so than on 19 clean scans of 20, an alarm sounds;
 - for each acceleration a conformal correction (Vovk 2005; cross-conformal, Vovk 2015), so that the SSIM lies above the
   score in at least nine scans of ten that are clean and like those it was made from;
 - for each acceleration how many times the spread an interval must be to hold nine of ten tissue pixels on average
@@ -31,7 +33,7 @@ from steadymr.stability.conditions import Conditions, Reach
 from steadymr.stability.regression import Linear
 
 KIND = "steadymr stability calibration"
-FORMAT = 3  #: goes up when an older steadymr could misread the file
+FORMAT = 4  #: goes up when an older steadymr could misread the file
 
 FLOOR_PERCENT = 0.5  #: of the local signal: no interval is narrower, whatever the samples agree on
 #: Evidence that the error is read from beside the agreement, where all scans of a calibration have it.
@@ -45,9 +47,13 @@ TELLING = (
 )
 #: Evidence that a scan has only if it was asked for: each of these may be missing, and there is a reading without.
 OPTIONAL = ("sentinel_image", "tempering")
+#: What an alarm listens to, where a scan has it: each sees harm that others do not, and more of them would cost more in
+#: level than they tell (chosen on scans for calibration).
+WITNESSES = ("misfit", "residual_band", "tempering", "sentinel_line")
 BEYOND_ALL = 3.0  #: standard deviations beyond the worst clean scan: no doubt is left
 WITNESS_P = 0.05  #: evidence rarer than that on clean scans is named beside an alarm
 LOGIT_LIMIT = 9.0
+SMALLEST_SD = 0.01  #: of a piece of evidence over clean scans, as a share of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,10 @@ class Usual:
         """By how much a scan exceeds what is expected of it."""
         return features[evidence_feature(self.name)] - self.expected(features)
 
+    def deviation(self, excess: float) -> float:
+        """An excess in standard deviations of clean scans."""
+        return (excess - float(np.mean(self.clean))) / max(float(np.std(self.clean)), SMALLEST_SD)
+
 
 @dataclass(frozen=True, slots=True)
 class ErrorMap:
@@ -94,7 +104,8 @@ class Reading:
 
     error: ErrorMap
     cells: tuple[Cell, ...]
-    clean: tuple[float, ...]  #: what evidence added on clean scans, rising
+    witnesses: tuple[str, ...]  #: evidence that the alarm listens to
+    clean: tuple[float, ...]  #: how unusual the most unusual of it was on clean scans, in standard deviations, rising
     level: float  #: passed by one clean scan in twenty
 
     def cell(self, acceleration: float) -> Cell:
@@ -134,9 +145,9 @@ class Witness:
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """The evidence speaks of more error than the samples' agreement does."""
+    """Evidence is as on few clean scans."""
 
-    factor: float  #: by how much, as a ratio of the odds ``(1 - SSIM) / SSIM``
+    factor: float  #: how much more error all evidence speaks of than agreement, as a ratio of ``(1 - SSIM) / SSIM``
     p_value: float
     beyond_all: bool  #: far above every clean scan
     witnesses: tuple[Witness, ...]  #: the rarest first
@@ -148,7 +159,7 @@ class Judgement:
 
     score: float
     interval_scale: float
-    excess: float  #: what evidence adds to the logit of the error; more than the level sounds the alarm
+    strangeness: float  #: of the most unusual witness, in standard deviations; more than the level sounds the alarm
     alarm: Alarm | None
 
 
@@ -178,14 +189,18 @@ def _judge(
         return f"the calibration needs the evidence {name!r}, which this scan does not give"
     reading, features = readings[0], features_of(conditions, agreement, evidence)
     cell, excess = reading.cell(conditions.acceleration), reading.error.excess(features)
+    strangeness = max(
+        (one.deviation(one.excess(features)) for one in method.usual if one.name in reading.witnesses),
+        default=-math.inf,
+    )
     alarm, wider = None, 1.0
-    if excess > reading.level:
-        beyond_all = excess > reading.clean[-1] + BEYOND_ALL * float(np.std(reading.clean))
+    if strangeness > reading.level:
+        beyond_all = strangeness > reading.clean[-1] + BEYOND_ALL
         witnesses = _witnesses(method, features, evidence)
-        alarm = Alarm(math.exp(excess), p_value(excess, reading.clean), beyond_all, witnesses)
+        alarm = Alarm(max(math.exp(excess), 1.0), p_value(strangeness, reading.clean), beyond_all, witnesses)
         wider = max(math.exp(excess / 2), 1.0)  # one less the SSIM grows with the square of small errors
     logit_of_error = reading.error.usual(features) + excess + cell.correction
-    return Judgement(_share(-logit_of_error), cell.interval_scale * wider, excess, alarm)
+    return Judgement(_share(-logit_of_error), cell.interval_scale * wider, strangeness, alarm)
 
 
 def _witnesses(
@@ -307,6 +322,7 @@ def _reading(content: dict[str, Any]) -> Reading:
     return Reading(
         error=ErrorMap(Linear(**error["usual"]), expected, Linear(**error["added"])),
         cells=tuple(Cell(**cell) for cell in content["cells"]),
+        witnesses=tuple(content["witnesses"]),
         clean=tuple(content["clean"]),
         level=content["level"],
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -15,6 +15,7 @@ from steadymr.stability.calibration import (
     FLOOR_PERCENT,
     OPTIONAL,
     TELLING,
+    WITNESSES,
     Cell,
     ErrorMap,
     MethodCalibration,
@@ -79,11 +80,14 @@ def fit_method(observations: Sequence[Observation]) -> MethodCalibration:
     always = [name for name in TELLING if name in names]
     there = [name for name in OPTIONAL if name in names]
     sets = [[*always, *some] for n in range(len(there), -1, -1) for some in combinations(there, n)]
+    residuals = {name: _residuals(clean, name) for name in sorted(names)}
+    usual = {name: _usual_evidence(clean, name, residuals[name]) for name in residuals}
+    deviations = {name: np.array([usual[name].deviation(one) for one in residuals[name]]) for name in residuals}
     return MethodCalibration(
         method=clean[0].conditions.method,
         reach=reach_of([one.conditions for one in clean], tuple(groups)),
-        readings=tuple(_reading(observations, evidence) for evidence in sets),
-        usual=tuple(_usual_evidence(clean, name) for name in sorted(names)),
+        readings=tuple(_reading(observations, evidence, deviations) for evidence in sets),
+        usual=tuple(usual.values()),
     )
 
 
@@ -109,22 +113,40 @@ def interval_scale(misses_of_scans: Sequence[tuple[float, ...]], alpha: float = 
     return SCALES[int(enough[0])] if enough.size else SCALES[-1]
 
 
-def _reading(observations: Sequence[Observation], evidence: Sequence[str]) -> Reading:
-    """Fit the error on all scans, and judge by the clean ones how far to trust the fit: none of them by itself."""
+def _reading(
+    observations: Sequence[Observation], evidence: Sequence[str], deviations: Mapping[str, np.ndarray]
+) -> Reading:
+    """Fit the error on all scans, and judge by the clean ones how far to trust the fit: none of them by itself.
+
+    ``deviations`` of each piece of evidence on clean scans, in standard deviations, by fits that had not seen them.
+    """
     features = [features_of(one.conditions, one.agreement, one.evidence) for one in observations]
-    excess, missed = np.empty(len(observations)), np.empty(len(observations))
+    missed = np.empty(len(observations))
     for seen, held in folds([one.subject for one in observations]):
         error = _error_map([observations[i] for i in seen], evidence)
         for i in held:
-            excess[i] = error.excess(features[i])
-            missed[i] = logit(1 - observations[i].ssim) - error.usual(features[i]) - excess[i]
+            missed[i] = logit(1 - observations[i].ssim) - error.usual(features[i]) - error.excess(features[i])
     unharmed = [number for number, one in enumerate(observations) if not one.harmed]
+    witnesses = _witnesses(evidence, deviations)
+    strangest = np.max([deviations[name] for name in witnesses], axis=0) if witnesses else np.zeros(len(unharmed))
     return Reading(
         error=_error_map(observations, evidence),
         cells=_cells([observations[i] for i in unharmed], missed[unharmed]),
-        clean=_rising(excess[unharmed]),
-        level=conformal_quantile([float(one) for one in excess[unharmed]], FALSE_ALARMS),
+        witnesses=witnesses,
+        clean=_rising(strangest),
+        level=conformal_quantile([float(one) for one in strangest], FALSE_ALARMS),
     )
+
+
+def _witnesses(evidence: Sequence[str], there: Collection[str]) -> tuple[str, ...]:
+    """What an alarm listens to on scans with such evidence: sentinels and tempering only where the error uses them."""
+    absent = {name for name in WITNESSES for kind in OPTIONAL if _of_kind(name, kind) and kind not in evidence}
+    return tuple(name for name in WITNESSES if name in there and name not in absent)
+
+
+def _of_kind(name: str, kind: str) -> bool:
+    """Whether one piece of evidence is only there with the other: all of the sentinels', or tempering."""
+    return name.partition("_")[0] == kind.partition("_")[0]
 
 
 def _error_map(observations: Sequence[Observation], evidence: Sequence[str]) -> ErrorMap:
@@ -164,11 +186,17 @@ def _cells(clean: Sequence[Observation], residuals: np.ndarray) -> tuple[Cell, .
     )
 
 
-def _usual_evidence(clean: Sequence[Observation], name: str) -> Usual:
+def _residuals(clean: Sequence[Observation], name: str) -> np.ndarray:
+    """By how much clean scans exceeded the evidence expected of them, by fits that had not seen them."""
     features = [features_of(one.conditions, one.agreement, one.evidence) for one in clean]
-    targets, given = [one[evidence_feature(name)] for one in features], _given(clean)
-    residuals = cross_residuals(features, targets, given, [one.subject for one in clean])
-    return Usual(name, fit_linear(features, targets, given), _rising(residuals))
+    targets = [one[evidence_feature(name)] for one in features]
+    return cross_residuals(features, targets, _given(clean), [one.subject for one in clean])
+
+
+def _usual_evidence(clean: Sequence[Observation], name: str, residuals: np.ndarray) -> Usual:
+    features = [features_of(one.conditions, one.agreement, one.evidence) for one in clean]
+    targets = [one[evidence_feature(name)] for one in features]
+    return Usual(name, fit_linear(features, targets, _given(clean)), _rising(residuals))
 
 
 def _rising(values: np.ndarray) -> tuple[float, ...]:

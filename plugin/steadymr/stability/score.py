@@ -246,9 +246,11 @@ def _bound(judged: Judgement, report: StabilityReport) -> str:
 def _alarm_words(alarm: Alarm) -> str:
     how = "far above all clean scans" if alarm.beyond_all else f"p = {alarm.p_value:.2g} on clean scans"
     witnesses = ", ".join(map(_witness_words, alarm.witnesses[:N_WITNESSES_NAMED]))
+    more = alarm.factor >= 1.05
     return (
-        f"alarm: the evidence speaks of {alarm.factor:.1f} x the error that the samples' agreement lets expect, {how}"
-        + (f"; unusual are {witnesses}" if witnesses else "")
+        f"alarm: evidence unlike that of clean scans, {how}"
+        + (f": {witnesses}" if witnesses else "")
+        + (f"; it speaks of {alarm.factor:.1f} x the error that the samples' agreement lets expect" if more else "")
     )
 
 
