@@ -114,7 +114,7 @@ def test_missing_weights_are_named(folder: Path) -> None:
 
 
 def test_the_description_tells_sound_from_missing(folder: Path) -> None:
-    prior, unet, _ = weights.describe_weights()
+    prior, _, unet, _ = weights.describe_weights()
     assert (prior.name, prior.ok, prior.problem) == ("prior_small", True, "")
     assert prior.n_bytes == (folder / "prior_small.safetensors").stat().st_size
     assert (unet.name, unet.ok, unet.sha256) == ("unet", False, "")
