@@ -83,6 +83,14 @@ def test_evidence_unlike_that_of_clean_scans_sounds_though_it_tells_of_no_error(
     assert judged(faulty).score == judged(clean).score
 
 
+def test_a_witness_that_could_not_be_measured_is_not_heard() -> None:
+    """The others are, and nothing breaks."""
+    clean = observation(np.random.default_rng(3))
+    attacked = replace(clean, evidence={**clean.evidence, "misfit": float("nan"), "sentinel_line": 40.0})
+    assert judged(attacked).alarm is not None
+    assert judged(replace(clean, evidence={**clean.evidence, "misfit": float("nan")})).alarm is None
+
+
 def test_harm_that_only_sentinels_show_lowers_the_score_by_what_it_costs() -> None:
     """Scores of clean and harmed scans rank together, though agreement says nothing of the harm."""
     mixed = [*observations(200, seed=11), *observations(200, seed=11, harmed=True)]

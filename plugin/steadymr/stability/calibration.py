@@ -189,10 +189,8 @@ def _judge(
         return f"the calibration needs the evidence {name!r}, which this scan does not give"
     reading, features = readings[0], features_of(conditions, agreement, evidence)
     cell, excess = reading.cell(conditions.acceleration), reading.error.excess(features)
-    strangeness = max(
-        (one.deviation(one.excess(features)) for one in method.usual if one.name in reading.witnesses),
-        default=-math.inf,
-    )
+    heard = [one for one in method.usual if one.name in reading.witnesses and evidence_feature(one.name) in features]
+    strangeness = max((one.deviation(one.excess(features)) for one in heard), default=-math.inf)
     alarm, wider = None, 1.0
     if strangeness > reading.level:
         beyond_all = strangeness > reading.clean[-1] + BEYOND_ALL
