@@ -372,7 +372,7 @@ def polite_scp() -> Iterator[str]:
     threads: list[threading.Thread] = []
 
     def tell(association: Any, request: Dataset) -> None:
-        time.sleep(0.1)  # after the response to the request
+        time.sleep(0.5)  # after the response to the request
         model, instance = StorageCommitmentPushModel, StorageCommitmentPushModelInstance
         association.send_n_event_report(request, 1, model, instance)
 

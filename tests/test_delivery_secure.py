@@ -69,7 +69,7 @@ def test_https_that_cannot_be_trusted_either_way_delivers_nothing(
 
 def test_a_report_on_the_association_of_the_request_is_heard_without_a_port(tmp_path: Path) -> None:
     with polite_scp() as url:
-        deliver(tmp_path, url, confirm="commitment", report_wait_s=5.0)
+        deliver(tmp_path, url, confirm="commitment", report_wait_s=60.0)
         settle(tmp_path)
     rows = outbox_list(tmp_path / "outbox")
     assert [(row.state, row.reason) for row in rows] == [("committed", "storage commitment")] * 3
