@@ -57,7 +57,7 @@ def observation(
     evidence = {"misfit": float(misfit), "misfit_column": float(misfit), **sentinels}
     missed = tuple(float(max(0.0, 0.5 - 0.1 * scale)) for scale in SCALES)
     ssim = float(max(1 - error, 0.01))
-    return Observation(subject, harmed, conditions, 1 - float(disagreement), evidence, ssim, missed)
+    return Observation(subject, "drawn" if harmed else "", conditions, 1 - float(disagreement), evidence, ssim, missed)
 
 
 def observations(n: int, seed: int = 0, *, harmed: bool = False) -> list[Observation]:

@@ -30,9 +30,11 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return NOISE_SD * complex_normal(shape, rng(seed), torch.device("cpu"))
 
 
-def problem(truth: torch.Tensor | None = None, seed: int = 0, maps: torch.Tensor | None = None) -> Problem:
-    """A noisy measurement of every second line of ``truth``."""
-    sense = Sense(coil_maps(N_COILS, N, N), line_mask(N, 2, 8))
+def problem(
+    truth: torch.Tensor | None = None, seed: int = 0, maps: torch.Tensor | None = None, acceleration: int = 2
+) -> Problem:
+    """A noisy measurement of every second line of ``truth``, or fewer."""
+    sense = Sense(coil_maps(N_COILS, N, N), line_mask(N, acceleration, 8))
     truth = ellipses(N, N) if truth is None else truth
     seen = fft_centred((sense.maps if maps is None else maps) * truth)
     kspace = (seen + noise(N_COILS, N, N, seed=seed)) * sense.mask
@@ -125,6 +127,7 @@ def test_the_residual_of_the_true_image_is_the_noise() -> None:
     assert found["residual"] == pytest.approx(1, abs=0.05)
     assert found["residual_coil"] == pytest.approx(1, abs=0.15)
     assert found["residual_band"] == pytest.approx(1, abs=0.15)
+    assert found["residual_mode"] == pytest.approx(1, abs=0.1)
 
 
 def test_the_residual_says_which_coil_and_which_band() -> None:
@@ -132,8 +135,25 @@ def test_the_residual_says_which_coil_and_which_band() -> None:
     wrong = problem()
     wrong.kspace[1, :5] += 0.2 * wrong.sense.mask[:5]
     found = evidence.residual_evidence(wrong, ellipses(N, N), EYE)
-    assert found.places == {"residual_coil": "coil 1", "residual_band": "the edge of k-space"}
+    assert found.places["residual_coil"] == "coil 1"
+    assert found.places["residual_band"] == "the edge of k-space"
     assert found.values["residual_coil"] > 2 * found.values["residual"] > 2
+
+
+def test_a_small_change_along_patterns_that_coils_hardly_tell_apart_shows_there_and_nowhere_else() -> None:
+    """A change that moves the image by much and the data by less than a tenth of the noise's energy."""
+    scan = problem(acceleration=4)
+    strength = scan.sense.columns.eigenvalues / (2 * NOISE_SD**2)
+    weak = (strength > 10) & (strength < 100)
+    modes = torch.where(weak, strength.clamp_min(1e-9) ** -0.5, 0.0)[..., None].to(torch.complex64)
+    change = scan.sense.forward(scan.sense.columns.from_modes(modes)[0])
+    of_noise = float(change.abs().square().sum()) / (2 * NOISE_SD**2 * N_COILS * N * int(scan.sense.mask.sum()))
+    assert of_noise < 0.1
+    changed = replace(scan, kspace=scan.kspace + change)
+    before, after = (evidence.residual_evidence(one, ellipses(N, N), EYE) for one in (scan, changed))
+    assert after.values["residual"] < 1.12 * before.values["residual"]
+    assert after.values["residual_mode"] > 1.4 * before.values["residual_mode"]
+    assert after.places["residual_mode"] == "patterns of pixels that stand 3 to 10 x above the noise"
 
 
 def test_what_the_maps_explain_leaves_only_noise_in_every_column() -> None:

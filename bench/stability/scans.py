@@ -111,7 +111,7 @@ def observation(case: dict[str, Any], image: dict[str, Any], n_sentinels: int) -
     """One image of a row as calibrations know it, seen with so many sentinel lines."""
     return Observation(
         subject=f"{case['purpose']} {case['subject']}",
-        harmed=case["kind"] != "clean",
+        harm="" if case["kind"] == "clean" else case["kind"],
         conditions=Conditions(**image["conditions"]),
         agreement=image["agreement"],
         evidence=image["evidence"][str(n_sentinels)],

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import count, islice, repeat
+from itertools import chain, count, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -164,13 +164,12 @@ def observe(full: KSpace, settings: Settings, models: Models, subject: str, numb
     """
     kspace, run = accelerated(full, settings), run_of(settings, models)
     rng = np.random.default_rng([number, *subject.encode()])
-    clean = (Plane(kspace, problem) for problem in prepare(kspace, device=models.device))
-    for planes, harmed in ((clean, False), (harmed_planes(kspace, models, number, rng), True)):
-        for plane in planes:
-            for result in reconstruct_plane(plane, full, run, Deadline()):
-                observation = observation_of(plane, result, run, subject, harmed=harmed)
-                if observation is not None:
-                    yield observation
+    clean = (("", Plane(kspace, problem)) for problem in prepare(kspace, device=models.device))
+    for harm, plane in chain(clean, harmed_planes(kspace, models, number, rng)):
+        for result in reconstruct_plane(plane, full, run, Deadline()):
+            observation = observation_of(plane, result, run, subject, harm=harm)
+            if observation is not None:
+                yield observation
 
 
 def run_of(settings: Settings, models: Models) -> Run:
@@ -179,7 +178,7 @@ def run_of(settings: Settings, models: Models) -> Run:
 
 
 def observation_of(
-    plane: Plane, result: SliceResult, run: Run, subject: str = "", *, harmed: bool = False
+    plane: Plane, result: SliceResult, run: Run, subject: str = "", *, harm: str = ""
 ) -> Observation | None:
     """What a calibration learns from one image; None where there is nothing to compare."""
     stability, samples = result.stability, result.samples
@@ -189,7 +188,7 @@ def observation_of(
     signal = local_signal(mean, tissue_mask(mean), pixel_mm(result.image))
     return Observation(
         subject=subject,
-        harmed=harmed,
+        harm=harm,
         conditions=conditions_of(plane, result.image.method, run),
         agreement=stability.agreement,
         evidence=stability.evidence,

@@ -23,25 +23,29 @@ from steadymr.recon.vulnerability import crafted
 from steadymr.types import KSpace
 from steadymr.volume.planes import Plane
 
-KINDS: Final = ("worst case", "worst case", "noise")  #: beside an imperfection
 BUDGETS: Final = (0.005, 0.04)  #: of worst cases, relative L2 norm; drawn evenly in the logarithm
 SHARES: Final = (0.3, 1.0)  #: of an imperfection's plausible range
 NOISE_SHARES: Final = (0.1, 0.5)
 NOISE: Final = "thermal_noise"
+KINDS: Final = ("worst case", "worst case", NOISE)  #: beside an imperfection
 IMPERFECTIONS: Final = tuple(name for name in PERTURBATIONS if name != NOISE)
 
 
-def harmed_planes(kspace: KSpace, models: Models, number: int, rng: np.random.Generator) -> Iterator[Plane]:
-    """Planes of a volume after an imperfection, and again after a worst case or with more noise.
+def harmed_planes(kspace: KSpace, models: Models, number: int, rng: np.random.Generator) -> Iterator[tuple[str, Plane]]:
+    """Planes of a volume after an imperfection, and again after a worst case or with more noise; the harm's name first.
 
     Which goes round with ``number``; all else is drawn from ``rng``. Imperfections are many and each tells of itself in
     another way, so every volume has one. Worst cases are crafted on the prior, see `steadymr.recon.vulnerability`.
     """
-    yield from _perturbed(kspace, models, IMPERFECTIONS[number % len(IMPERFECTIONS)], SHARES, rng)
-    if KINDS[number % len(KINDS)] == "noise":
-        yield from _perturbed(kspace, models, NOISE, NOISE_SHARES, rng)
+    name, kind = IMPERFECTIONS[number % len(IMPERFECTIONS)], KINDS[number % len(KINDS)]
+    for plane in _perturbed(kspace, models, name, SHARES, rng):
+        yield name, plane
+    if kind == NOISE:
+        others = _perturbed(kspace, models, NOISE, NOISE_SHARES, rng)
     else:
-        yield from _worst_cases(kspace, models, rng)
+        others = _worst_cases(kspace, models, rng)
+    for plane in others:
+        yield kind, plane
 
 
 def imperfection(name: str, share: float) -> perturb.Perturbation:

@@ -26,6 +26,7 @@ BANDS = ("centre", "middle", "edge")  #: thirds of the distance from zero freque
 NULL_MODE = 1e-4  #: combinations of pixels that are measured with less than this weight count as not measured
 CLEAN_SCATTER = 0.06  #: of the statistic's logarithm over 88 clean scans of 22 heads for calibration, whose median is 0
 POOLED_COLUMNS = 3  #: image columns whose misfit is judged together
+PURE_NOISE = 0.1  #: of all modes: so many that fit as noise does are added to each class, so that chance has no say
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,10 @@ def sentinel_deviation(
 def residual_evidence(
     problem: Problem, image: Complex64[Tensor, "y x"], colouring: Complex64[Tensor, "coil coil2"]
 ) -> Findings:
-    """Squared residual on the measured samples over the noise's variance: in all, worst coil, worst band of k-space."""
+    """Squared residual on the measured samples over the noise's variance.
+
+    In all, for the worst coil, for the worst band of k-space, and for the worst class of modes, see `_by_strength`.
+    """
     mask = problem.sense.mask.expand(problem.kspace.shape[-2:])
     white = problem.kspace - problem.sense.forward(image)
     residual = _square(torch.einsum("ij,jyx->iyx", colouring, white)) / (2 * problem.noise_sd**2)
@@ -163,7 +167,33 @@ def residual_evidence(
     return Findings(
         {"residual": float(by_coil.mean()), "residual_coil": float(by_coil[coil]), "residual_band": by_band[band]},
         {"residual_coil": f"coil {coil}", "residual_band": f"the {band} of k-space"},
-    )
+    ) | _by_strength(problem, white)
+
+
+def _by_strength(problem: Problem, residual: Complex64[Tensor, "coil y x"]) -> Findings:
+    """The residual by how strongly the object was measured there: in the modes of ``A^H A``, by decades.
+
+    A small change of the data moves an image far only along modes that the coils hardly tell apart, and among many
+    well measured ones it does not show. With the right prior each mode's residual is the noise's, less the share that
+    the image follows; a class that fits better than the noise counts as 1, since strong modes do so by more or less.
+    Where lines are incomplete columns mix, and nothing is said.
+    """
+    if not problem.sense.is_by_lines:
+        return Findings()
+    columns, noise = problem.sense.columns, 2 * problem.noise_sd**2
+    known = columns.eigenvalues > NULL_MODE
+    strength = columns.eigenvalues[known] / noise
+    if not len(strength):
+        return Findings()
+    modes = columns.to_modes(problem.sense.adjoint(residual)[None])[..., 0][known]
+    energy = _square(modes) / (strength * noise**2)
+    decades = strength.log10().floor().to(torch.int64)
+    lowest, pure = int(decades.min()), PURE_NOISE * len(decades)
+    by_class = (torch.bincount(decades - lowest, energy) + pure) / (torch.bincount(decades - lowest) + pure)
+    worst = int(by_class.argmax())
+    weakest, strongest = (float(f"{10 ** ((lowest + worst + end) / 2):.1g}") for end in (0, 1))
+    place = f"patterns of pixels that stand {weakest:g} to {strongest:g} x above the noise"
+    return Findings({"residual_mode": max(float(by_class[worst]), 1.0)}, {"residual_mode": place})
 
 
 def misfit_evidence(problem: Problem) -> Findings:

@@ -8,8 +8,9 @@ evidence that a scan can come with (a `Reading`), it holds
   between the delivered image and the fully sampled one, inside the tissue;
 - what evidence adds to it where that is larger than agreement and conditions let expect: learned from harmed scans too,
   so that it tells of errors that all samples share;
-- how large evidence was on clean scans, given agreement and conditions. Where the most unusual of a few pieces, the
-  `WITNESSES`, is more so than on 19 clean scans of 20, an alarm sounds;
+- what both missed on the scans that were most like this one;
+- how large evidence was on clean scans, given agreement and conditions. Where a few pieces, the `WITNESSES`, deviate
+  from that by more, taken together, than on 19 clean scans of 20, an alarm sounds;
 - for each acceleration a conformal correction (Vovk 2005; cross-conformal, Vovk 2015), so that the SSIM lies above the
   score in at least nine scans of ten that are clean and like those it was made from;
 - for each acceleration how many times the spread an interval must be to hold nine of ten tissue pixels on average
@@ -27,13 +28,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
 from steadymr.errors import OutputError, SettingsError
 from steadymr.stability.conditions import Conditions, Reach
-from steadymr.stability.regression import Linear
+from steadymr.stability.regression import Linear, Neighbours
 
 KIND = "steadymr stability calibration"
-FORMAT = 4  #: goes up when an older steadymr could misread the file
+FORMAT = 5  #: goes up when an older steadymr could misread the file
 
 FLOOR_PERCENT = 0.5  #: of the local signal: no interval is narrower, whatever the samples agree on
 #: Evidence that the error is read from beside the agreement, where all scans of a calibration have it.
@@ -47,9 +49,23 @@ TELLING = (
 )
 #: Evidence that a scan has only if it was asked for: each of these may be missing, and there is a reading without.
 OPTIONAL = ("sentinel_image", "tempering")
+#: By what a scan is likened to those of a calibration, beside conditions and agreement.
+LIKENESS = (
+    *TELLING,
+    "misfit",
+    "residual",
+    "residual_coil",
+    "residual_mode",
+    "dispersion_measured",
+    "dispersion_unmeasured",
+    "sentinel",
+    "sentinel_line",
+    "sentinel_coil",
+    *OPTIONAL,
+)
 #: What an alarm listens to, where a scan has it: each sees harm that others do not, and more of them would cost more in
 #: level than they tell (chosen on scans for calibration).
-WITNESSES = ("misfit", "residual_band", "tempering", "sentinel_line")
+WITNESSES = ("misfit", "residual_mode", "sentinel_line")
 BEYOND_ALL = 3.0  #: standard deviations beyond the worst clean scan: no doubt is left
 WITNESS_P = 0.05  #: evidence rarer than that on clean scans is named beside an alarm
 LOGIT_LIMIT = 9.0
@@ -67,29 +83,52 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
+class Scatter:
+    """By how much clean scans of one acceleration exceeded what is expected of a piece of evidence."""
+
+    acceleration: float
+    mean: float
+    sd: float
+
+
+@dataclass(frozen=True, slots=True)
 class Usual:
     """The logarithm of one piece of evidence on clean scans, given conditions and agreement."""
 
     name: str
     expected: Linear
     clean: tuple[float, ...]  #: by how much clean scans exceeded it, rising
+    scatters: tuple[
+        Scatter, ...
+    ]  #: the same by acceleration, since some evidence scatters far more at one than at another
 
     def excess(self, features: Mapping[str, float]) -> float:
         """By how much a scan exceeds what is expected of it."""
         return features[evidence_feature(self.name)] - self.expected(features)
 
-    def deviation(self, excess: float) -> float:
-        """An excess in standard deviations of clean scans."""
-        return (excess - float(np.mean(self.clean))) / max(float(np.std(self.clean)), SMALLEST_SD)
+    def deviation(self, excess: float, acceleration: float) -> float:
+        """An excess in standard deviations of clean scans of the nearest acceleration."""
+        scatter = min(self.scatters, key=lambda one: abs(one.acceleration - acceleration))
+        return (excess - scatter.mean) / max(scatter.sd, SMALLEST_SD)
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorMap:
-    """From features to the logit of ``1 - SSIM``: what is usual, and what unusual evidence adds."""
+    """From features to the logit of ``1 - SSIM``: what is usual, what unusual evidence adds, what both miss."""
 
     usual: Linear  #: of clean scans, from conditions and agreement alone
     expected: Mapping[str, Linear]  #: the logarithm of each piece of evidence, likewise
     added: Linear  #: by evidence beyond the expected, by name
+    missed: Neighbours  #: by that on scans that were most alike
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The features without which nothing can be said."""
+        return frozenset({*map(evidence_feature, self.expected), *self.missed.centre})
+
+    def __call__(self, features: Mapping[str, float]) -> float:
+        """The logit that is expected."""
+        return self.usual(features) + self.excess(features) + self.missed(features)
 
     def excess(self, features: Mapping[str, float]) -> float:
         """What evidence adds to the usual error."""
@@ -105,7 +144,7 @@ class Reading:
     error: ErrorMap
     cells: tuple[Cell, ...]
     witnesses: tuple[str, ...]  #: evidence that the alarm listens to
-    clean: tuple[float, ...]  #: how unusual the most unusual of it was on clean scans, in standard deviations, rising
+    clean: tuple[float, ...]  #: how strange it was on clean scans, see `strangeness`, rising
     level: float  #: passed by one clean scan in twenty
 
     def cell(self, acceleration: float) -> Cell:
@@ -159,7 +198,7 @@ class Judgement:
 
     score: float
     interval_scale: float
-    strangeness: float  #: of the most unusual witness, in standard deviations; more than the level sounds the alarm
+    strangeness: float  #: of all witnesses together; more than the level sounds the alarm
     alarm: Alarm | None
 
 
@@ -183,22 +222,30 @@ def judge(
 def _judge(
     method: MethodCalibration, conditions: Conditions, agreement: float, evidence: Mapping[str, float]
 ) -> Judgement | str:
-    readings = [one for one in method.readings if evidence.keys() >= one.error.expected.keys()]
+    features = features_of(conditions, agreement, evidence)
+    readings = [one for one in method.readings if features.keys() >= one.error.needs]
     if not readings:
-        name = next(name for name in method.readings[-1].error.expected if name not in evidence)
+        name = min(method.readings[-1].error.needs - features.keys()).removeprefix(evidence_feature(""))
         return f"the calibration needs the evidence {name!r}, which this scan does not give"
-    reading, features = readings[0], features_of(conditions, agreement, evidence)
+    reading = readings[0]
     cell, excess = reading.cell(conditions.acceleration), reading.error.excess(features)
-    heard = [one for one in method.usual if one.name in reading.witnesses and evidence_feature(one.name) in features]
-    strangeness = max((one.deviation(one.excess(features)) for one in heard), default=-math.inf)
+    heard = [one for one in method.usual if one.name in reading.witnesses]
+    strange = float(
+        strangeness(np.array([one.deviation(one.excess(features), conditions.acceleration) for one in heard]))
+    )
     alarm, wider = None, 1.0
-    if strangeness > reading.level:
-        beyond_all = strangeness > reading.clean[-1] + BEYOND_ALL
+    if strange > reading.level:
+        beyond_all = strange > reading.clean[-1] + BEYOND_ALL
         witnesses = _witnesses(method, features, evidence)
-        alarm = Alarm(max(math.exp(excess), 1.0), p_value(strangeness, reading.clean), beyond_all, witnesses)
+        alarm = Alarm(max(math.exp(excess), 1.0), p_value(strange, reading.clean), beyond_all, witnesses)
         wider = max(math.exp(excess / 2), 1.0)  # one less the SSIM grows with the square of small errors
-    logit_of_error = reading.error.usual(features) + excess + cell.correction
-    return Judgement(_share(-logit_of_error), cell.interval_scale * wider, strangeness, alarm)
+    logit_of_error = reading.error(features) + cell.correction
+    return Judgement(_share(-logit_of_error), cell.interval_scale * wider, strange, alarm)
+
+
+def strangeness(deviations: Float64[np.ndarray, "witness *scan"]) -> Float64[np.ndarray, "*scan"]:
+    """How far witnesses deviate, taken together: the root of the sum of squares of all that are too large."""
+    return np.asarray(np.linalg.norm(np.maximum(deviations, 0.0), axis=0))
 
 
 def _witnesses(
@@ -315,10 +362,8 @@ def _method(content: dict[str, Any]) -> MethodCalibration:
 
 
 def _reading(content: dict[str, Any]) -> Reading:
-    error = content["error"]
-    expected = {name: Linear(**line) for name, line in error["expected"].items()}
     return Reading(
-        error=ErrorMap(Linear(**error["usual"]), expected, Linear(**error["added"])),
+        error=_error_map(content["error"]),
         cells=tuple(Cell(**cell) for cell in content["cells"]),
         witnesses=tuple(content["witnesses"]),
         clean=tuple(content["clean"]),
@@ -326,5 +371,17 @@ def _reading(content: dict[str, Any]) -> Reading:
     )
 
 
+def _error_map(content: dict[str, Any]) -> ErrorMap:
+    missed = content["missed"]
+    cases, weights = tuple(tuple(case) for case in missed["cases"]), tuple(missed["weights"])
+    return ErrorMap(
+        usual=Linear(**content["usual"]),
+        expected={name: Linear(**line) for name, line in content["expected"].items()},
+        added=Linear(**content["added"]),
+        missed=Neighbours(missed["centre"], missed["scale"], cases, weights),
+    )
+
+
 def _usual(content: dict[str, Any]) -> Usual:
-    return Usual(content["name"], Linear(**content["expected"]), tuple(content["clean"]))
+    scatters = tuple(Scatter(**one) for one in content["scatters"])
+    return Usual(content["name"], Linear(**content["expected"]), tuple(content["clean"]), scatters)

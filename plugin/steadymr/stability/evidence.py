@@ -65,6 +65,12 @@ EVIDENCE: Mapping[str, Kind] = MappingProxyType(
             "residual {value:.1f} x the noise in {place}",
             2.0,
         ),
+        "residual_mode": Kind(
+            "The same for those patterns of pixels that fit worst, sorted by how far they stand above the noise. Small "
+            "changes of the data that move an image far hide among patterns that the coils hardly tell apart.",
+            "residual {value:.2f} x the noise in {place}",
+            1.15,
+        ),
         "misfit": Kind(
             "Measured energy that no image under these coil maps explains, over what noise leaves unexplained.",
             "no image under these coil maps explains the data: {value:.2f} x the noise is left",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -13,6 +13,7 @@ from jaxtyping import Float, Float32
 from steadymr.errors import SettingsError
 from steadymr.stability.calibration import (
     FLOOR_PERCENT,
+    LIKENESS,
     OPTIONAL,
     TELLING,
     WITNESSES,
@@ -20,14 +21,16 @@ from steadymr.stability.calibration import (
     ErrorMap,
     MethodCalibration,
     Reading,
+    Scatter,
     Usual,
     condition_features,
     evidence_feature,
     features_of,
     logit,
+    strangeness,
 )
 from steadymr.stability.conditions import Conditions, reach_of
-from steadymr.stability.regression import cross_residuals, fit_linear, folds
+from steadymr.stability.regression import Neighbours, cross_residuals, fit_linear, fit_neighbours, folds
 
 ALPHA = 0.1  #: share of scans whose SSIM may lie below the score, and of tissue pixels outside their interval
 FALSE_ALARMS = 0.05  #: share of clean scans on which the alarm sounds
@@ -44,12 +47,17 @@ class Observation:
     """One image of one scan whose truth is known."""
 
     subject: str  #: who or what was scanned: images of the same subject are never on both sides of a split
-    harmed: bool  #: by an imperfection, noise or a worst case, on purpose
+    harm: str  #: what was done to it on purpose: an imperfection, noise or a worst case; empty for clean scans
     conditions: Conditions
     agreement: float
     evidence: dict[str, float]
     ssim: float  #: with the fully sampled image, inside the tissue
     misses: tuple[float, ...]  #: share of tissue pixels whose interval misses the truth, for each of ``SCALES``
+
+    @property
+    def harmed(self) -> bool:
+        """Whether anything was done to it."""
+        return bool(self.harm)
 
 
 def misses(
@@ -81,8 +89,9 @@ def fit_method(observations: Sequence[Observation]) -> MethodCalibration:
     there = [name for name in OPTIONAL if name in names]
     sets = [[*always, *some] for n in range(len(there), -1, -1) for some in combinations(there, n)]
     residuals = {name: _residuals(clean, name) for name in sorted(names)}
-    usual = {name: _usual_evidence(clean, name, residuals[name]) for name in residuals}
-    deviations = {name: np.array([usual[name].deviation(one) for one in residuals[name]]) for name in residuals}
+    usual = {name: _usual_evidence(clean, name, residuals[name], groups) for name in residuals}
+    accelerations = [one.conditions.acceleration for one in clean]
+    deviations = {name: _deviations(usual[name], residuals[name], accelerations) for name in residuals}
     return MethodCalibration(
         method=clean[0].conditions.method,
         reach=reach_of([one.conditions for one in clean], tuple(groups)),
@@ -125,23 +134,28 @@ def _reading(
     for seen, held in folds([one.subject for one in observations]):
         error = _error_map([observations[i] for i in seen], evidence)
         for i in held:
-            missed[i] = logit(1 - observations[i].ssim) - error.usual(features[i]) - error.excess(features[i])
+            missed[i] = logit(1 - observations[i].ssim) - error(features[i])
     unharmed = [number for number, one in enumerate(observations) if not one.harmed]
     witnesses = _witnesses(evidence, deviations)
-    strangest = np.max([deviations[name] for name in witnesses], axis=0) if witnesses else np.zeros(len(unharmed))
+    strange = strangeness(np.array([deviations[name] for name in witnesses]).reshape(len(witnesses), len(unharmed)))
     return Reading(
         error=_error_map(observations, evidence),
         cells=_cells([observations[i] for i in unharmed], missed[unharmed]),
         witnesses=witnesses,
-        clean=_rising(strangest),
-        level=conformal_quantile([float(one) for one in strangest], FALSE_ALARMS),
+        clean=_rising(strange),
+        level=conformal_quantile([float(one) for one in strange], FALSE_ALARMS),
     )
 
 
 def _witnesses(evidence: Sequence[str], there: Collection[str]) -> tuple[str, ...]:
-    """What an alarm listens to on scans with such evidence: sentinels and tempering only where the error uses them."""
-    absent = {name for name in WITNESSES for kind in OPTIONAL if _of_kind(name, kind) and kind not in evidence}
-    return tuple(name for name in WITNESSES if name in there and name not in absent)
+    """What an alarm listens to on scans with such evidence."""
+    return tuple(name for name in _with(evidence, WITNESSES) if name in there)
+
+
+def _with(evidence: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Those of the names that scans with such evidence have: sentinels and tempering only where the error uses them."""
+    absent = {name for name in names for kind in OPTIONAL if _of_kind(name, kind) and kind not in evidence}
+    return [name for name in names if name not in absent]
 
 
 def _of_kind(name: str, kind: str) -> bool:
@@ -150,7 +164,7 @@ def _of_kind(name: str, kind: str) -> bool:
 
 
 def _error_map(observations: Sequence[Observation], evidence: Sequence[str]) -> ErrorMap:
-    """What is usual from the clean scans, what evidence adds to it from all of them, large values limited."""
+    """What is usual from the clean scans; what evidence adds to it from all, large values limited; what both miss."""
     features = [features_of(one.conditions, one.agreement, one.evidence) for one in observations]
     targets = [logit(1 - one.ssim) for one in observations]
     given = _given(observations)
@@ -166,7 +180,11 @@ def _error_map(observations: Sequence[Observation], evidence: Sequence[str]) -> 
         for one in features
     ]
     beyond = [min(target - usual(one), LARGEST_ERROR) for target, one in zip(targets, features, strict=True)]
-    return ErrorMap(usual, expected, fit_linear(excesses, beyond, evidence, evidence))
+    line = ErrorMap(usual, expected, fit_linear(excesses, beyond, evidence, evidence), Neighbours({}, {}, (), ()))
+    missed = [target - line(one) for target, one in zip(targets, features, strict=True)]
+    alike = [evidence_feature(name) for name in _with(evidence, LIKENESS)]
+    names = [name for name in alike if all(name in one for one in features)]
+    return replace(line, missed=fit_neighbours(features, missed, [*given, *names]))
 
 
 def _given(observations: Sequence[Observation]) -> list[str]:
@@ -193,10 +211,20 @@ def _residuals(clean: Sequence[Observation], name: str) -> np.ndarray:
     return cross_residuals(features, targets, _given(clean), [one.subject for one in clean])
 
 
-def _usual_evidence(clean: Sequence[Observation], name: str, residuals: np.ndarray) -> Usual:
+def _deviations(usual: Usual, residuals: np.ndarray, accelerations: Sequence[float]) -> np.ndarray:
+    return np.array([usual.deviation(one, at) for one, at in zip(residuals, accelerations, strict=True)])
+
+
+def _usual_evidence(
+    clean: Sequence[Observation], name: str, residuals: np.ndarray, groups: Mapping[float, list[int]]
+) -> Usual:
+    scatters = tuple(
+        Scatter(acceleration, float(residuals[members].mean()), float(residuals[members].std()))
+        for acceleration, members in groups.items()
+    )
     features = [features_of(one.conditions, one.agreement, one.evidence) for one in clean]
     targets = [one[evidence_feature(name)] for one in features]
-    return Usual(name, fit_linear(features, targets, _given(clean)), _rising(residuals))
+    return Usual(name, fit_linear(features, targets, _given(clean)), _rising(residuals), scatters)
 
 
 def _rising(values: np.ndarray) -> tuple[float, ...]:

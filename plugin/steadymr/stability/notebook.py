@@ -16,7 +16,7 @@ from steadymr.stability.conditions import Conditions
 from steadymr.stability.fit import Observation
 
 KIND: Final = "steadymr observations"
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 
 def read_notebook(path: Path, recipe: Mapping[str, Any] | None = None) -> dict[int, list[Observation]]:
