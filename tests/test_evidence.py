@@ -7,108 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scanner import coil_maps, ellipses, line_mask
-from scipy import stats
+from scanner import coil_maps, ellipses
+from small_scan import EYE, N_COILS, NOISE_SD, N, noise, problem, rng, sentinels, smooth_draws
 
 from steadymr.recon import evidence
-from steadymr.recon.evidence import Sentinels
-from steadymr.recon.noise import complex_normal
+from steadymr.recon.moments import variances
 from steadymr.recon.operators import Sense, fft_centred
 from steadymr.recon.problem import Problem
+from steadymr.recon.withheld import sentinel_deviation, sentinel_evidence
 from steadymr.stability import evidence as words
-
-N, N_COILS, NOISE_SD = 32, 4, 0.02
-LINES = np.array([11, 21, 25])
-EYE = torch.eye(N_COILS, dtype=torch.complex64)
-
-
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    return NOISE_SD * complex_normal(shape, rng(seed), torch.device("cpu"))
-
-
-def problem(
-    truth: torch.Tensor | None = None, seed: int = 0, maps: torch.Tensor | None = None, acceleration: int = 2
-) -> Problem:
-    """A noisy measurement of every second line of ``truth``, or fewer."""
-    sense = Sense(coil_maps(N_COILS, N, N), line_mask(N, acceleration, 8))
-    truth = ellipses(N, N) if truth is None else truth
-    seen = fft_centred((sense.maps if maps is None else maps) * truth)
-    kspace = (seen + noise(N_COILS, N, N, seed=seed)) * sense.mask
-    return Problem(sense, kspace, torch.tensor(NOISE_SD), 0.3, 1.0)
-
-
-def sentinels(truth: torch.Tensor, seed: int = 1) -> Sentinels:
-    every = fft_centred(coil_maps(N_COILS, N, N) * truth)
-    return Sentinels(LINES, tuple(int(k) for k in LINES), (0, N), every[:, LINES] + noise(N_COILS, 3, N, seed=seed))
-
-
-def smooth_draws(n: int, seed: int, sd: float = 0.1) -> torch.Tensor:
-    """Complex images with correlated pixels, such as samples differ by."""
-    white = complex_normal((n, N, N), rng(seed), torch.device("cpu"))
-    y = (torch.arange(N) - N // 2).float()
-    window = torch.exp(-(y[:, None] ** 2 + y**2) / (2 * 6**2))
-    smooth = torch.fft.ifft2(torch.fft.fft2(white) * torch.fft.ifftshift(window))
-    return sd * smooth / smooth.abs().std()
-
-
-def test_predicted_lines_are_those_of_the_full_transform() -> None:
-    """Only the lines asked for are computed, and they are right."""
-    images = torch.stack([ellipses(N, N), 1j * ellipses(N, N)])
-    lines = evidence.predicted_lines(problem(), images, LINES)
-    expected = fft_centred(coil_maps(N_COILS, N, N) * images[:, None])[:, :, LINES]
-    np.testing.assert_allclose(lines.numpy(), expected.numpy(), atol=1e-5)
-
-
-def test_the_sentinel_statistic_is_one_if_the_truth_is_one_more_sample() -> None:
-    """Whatever the samples' spread; here it is five times the noise."""
-    found = []
-    for seed in range(8):
-        draws = ellipses(N, N) + smooth_draws(9, seed)
-        truth, samples = draws[0], draws[1:]
-        result = evidence.sentinel_evidence(problem(truth), sentinels(truth), samples, EYE, rng())
-        found.append(result.values["sentinel"])
-    assert np.mean(found) == pytest.approx(1, abs=0.15)
-
-
-def test_p_values_are_uniform_if_the_truth_is_one_more_sample() -> None:
-    """Coils and neighbours are correlated, so a chi-square would be wrong; the samples know how much."""
-    p_values = []
-    for seed in range(60):
-        draws = smooth_draws(9, seed)
-        predicted = evidence.predicted_lines(problem(), draws, LINES)
-        noisy = predicted[0] + noise(N_COILS, 3, N, seed=1000 + seed)
-        statistic = float(evidence.deviation(noisy, predicted[1:], torch.tensor(NOISE_SD)).mean())
-        left_out = evidence.left_out(predicted[1:], torch.tensor(NOISE_SD), rng(seed))
-        p_values.append(evidence.p_value(statistic, left_out, scatter=0.0))
-    assert stats.kstest(p_values, "uniform").pvalue > 0.01
-
-
-def test_structure_that_all_samples_share_and_the_scan_does_not_have_is_seen() -> None:
-    """The samples agree as before; the withheld lines do not."""
-    truth = ellipses(N, N)
-    invented = torch.zeros_like(truth)
-    invented[10:14, 12:16] = 1.0
-    honest = truth + smooth_draws(8, 1, sd=0.01)
-    clean = evidence.sentinel_evidence(problem(), sentinels(truth), honest, EYE, rng())
-    caught = evidence.sentinel_evidence(problem(), sentinels(truth), honest + invented, EYE, rng())
-    assert clean.values["sentinel"] < 1.5
-    assert caught.values["sentinel"] > 2 * clean.values["sentinel"]
-    assert caught.places["sentinel_line"] in {f"line {k}" for k in LINES}
-    assert float(caught.places["sentinel"].split()[2]) < 0.05 < float(clean.places["sentinel"].split()[2])
-
-
-def test_a_faulty_coil_is_named() -> None:
-    """In the receiver's numbering."""
-    truth = ellipses(N, N)
-    samples = truth + smooth_draws(6, 0, sd=0.01)
-    lines = sentinels(truth)
-    lines.kspace[2] *= 1.5
-    found = evidence.sentinel_evidence(problem(), lines, samples, EYE, rng())
-    assert found.places["sentinel_coil"] == "coil 2"
 
 
 def test_variances_are_right_for_opposite_pairs_and_for_independent_samples() -> None:
@@ -116,7 +23,7 @@ def test_variances_are_right_for_opposite_pairs_and_for_independent_samples() ->
     independent = noise(6, 4000)
     opposite = torch.stack([independent[:3], -independent[:3]], dim=1).flatten(0, 1)
     for samples, of_one, of_mean in ((independent, 2.0, 2.0 / 6), (opposite, 2.0, 0.0)):
-        variance, variance_of_mean = evidence.variances(samples / NOISE_SD)
+        variance, variance_of_mean = variances(samples / NOISE_SD)
         assert float(variance.mean()) == pytest.approx(of_one, rel=0.05)
         assert float(variance_of_mean.mean()) == pytest.approx(of_mean, abs=0.02)
 
@@ -221,26 +128,14 @@ def test_cyclic_consistency_of_a_true_image_is_about_the_noise() -> None:
     assert seen[0][N // 2 - 3 : N // 2 + 3].all()
 
 
-def test_joining_sentinels_adds_their_lines_to_the_data() -> None:
-    """For an image that is made after the test."""
-    truth = ellipses(N, N)
-    plain, lines = problem(), sentinels(truth)
-    joined = evidence.joined(plain, lines)
-    assert int(joined.sense.mask.sum()) == int(
-        (plain.sense.mask[:, 0] | torch.isin(torch.arange(N), torch.tensor(LINES))).sum()
-    )
-    np.testing.assert_array_equal(joined.kspace[:, LINES].numpy(), lines.kspace.numpy())
-    assert not plain.kspace[:, LINES][:, ~plain.sense.mask[LINES, 0]].any()
-
-
 def test_every_number_has_a_meaning_and_words() -> None:
     """What the reconstruction computes is what the report explains."""
     truth = ellipses(N, N)
     samples = truth + smooth_draws(6, 0)
     plain = problem()
     found = (
-        evidence.sentinel_evidence(plain, sentinels(truth), samples, EYE, rng())
-        | evidence.sentinel_deviation(plain, sentinels(truth), truth, samples)
+        sentinel_evidence(plain, sentinels(truth), samples, EYE, rng())
+        | sentinel_deviation(plain, sentinels(truth), truth, samples)
         | evidence.residual_evidence(plain, truth, EYE)
         | evidence.misfit_evidence(plain)
         | evidence.dispersion_evidence(plain, samples)

@@ -24,7 +24,7 @@ from steadymr.assemble import assemble
 from steadymr.audit.attack import attacked, worst_case
 from steadymr.audit.norms import Budget
 from steadymr.audit.surrogates import unet_surrogate, varnet_surrogate
-from steadymr.recon import evidence, methods
+from steadymr.recon import methods, withheld
 from steadymr.recon.noise import complex_normal
 from steadymr.recon.problem import Problem, prepare
 from steadymr.recon.weights import load_prior, load_unet, load_varnet
@@ -88,10 +88,10 @@ def _slice(full: KSpace, scan: KSpace) -> Slice:
 def line_statistics(one: Slice, problem: Problem, samples: torch.Tensor) -> np.ndarray:
     """The sentinel statistic of every line, shape (line,), as if it had been measured and withheld."""
     everything = replace(one.full, sampled=np.zeros_like(one.full.sampled), sentinel=np.ones_like(one.full.sampled))
-    sentinels = evidence.sentinels_of(everything, problem)
+    sentinels = withheld.sentinels_of(everything, problem)
     assert sentinels is not None
-    predicted = evidence.predicted_lines(problem, samples, sentinels.lines)
-    return evidence.deviation(sentinels.kspace, predicted, problem.noise_sd).mean((0, 2)).numpy()
+    predicted = withheld.predicted_lines(problem, samples, sentinels.lines)
+    return withheld.deviation(sentinels.kspace, predicted, problem.noise_sd).mean((0, 2)).numpy()
 
 
 def psnr_db(image: torch.Tensor, truth: np.ndarray) -> float:
@@ -194,10 +194,10 @@ def _p_value(one: Slice, problem: Problem, samples: torch.Tensor, seed: int) -> 
     sampled, calibrated = one.scan.sampled.any(0), one.scan.calibrated.any(0)
     lines = np.zeros_like(one.full.sampled)
     lines[:, place(sampled, calibrated, 3, np.random.default_rng(seed))] = True
-    sentinels = evidence.sentinels_of(replace(one.full, sampled=one.full.sampled & ~lines, sentinel=lines), problem)
+    sentinels = withheld.sentinels_of(replace(one.full, sampled=one.full.sampled & ~lines, sentinel=lines), problem)
     assert sentinels is not None
-    found = evidence.sentinel_evidence(
-        problem, sentinels, samples, evidence.receiver_channels(one.scan), torch.Generator().manual_seed(seed)
+    found = withheld.sentinel_evidence(
+        problem, sentinels, samples, receiver_channels(one.scan), torch.Generator().manual_seed(seed)
     )
     return float(found.places["sentinel"].split()[2])
 

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Bool, Complex64, Float32
 
 from steadymr.recon import evidence as found
-from steadymr.recon.evidence import Findings, Sentinels, sentinels_of
+from steadymr.recon.evidence import Findings
 from steadymr.recon.problem import Problem
+from steadymr.recon.withheld import Sentinels, joined, sentinel_deviation, sentinel_evidence, sentinels_of
 from steadymr.stability import evidence as words
 from steadymr.stability.metrics import tissue_mask
 from steadymr.types import Image
@@ -44,7 +45,7 @@ def examine_plane(
     sentinels = sentinels_of(plane.kspace, problem)
     if sentinels is not None:
         colouring, generator = found.receiver_channels(plane.kspace, run.models.device), _generator(plane, run, "test")
-        findings |= found.sentinel_evidence(problem, sentinels, samples, colouring, generator)
+        findings |= sentinel_evidence(problem, sentinels, samples, colouring, generator)
     mask = tissue_mask(draws.samples.data.mean(axis=0)[0])
     if mask.any():
         findings |= Findings({"differing_samples": words.differing_samples(draws.samples.data[:, 0], mask)})
@@ -78,7 +79,7 @@ def examine_image(
     findings = examination.findings | found.residual_evidence(problem, values, colouring)
     sentinels = sentinels_of(plane.kspace, problem)
     if sentinels is not None:
-        findings |= found.sentinel_deviation(problem, sentinels, values, measured_samples(draws))
+        findings |= sentinel_deviation(problem, sentinels, values, measured_samples(draws))
     if image.method in examination.moved:
         findings |= Findings({"vulnerability": examination.moved[image.method].amplification})
     mask = examination.mask
@@ -98,7 +99,7 @@ def measured_samples(draws: Draws) -> Complex64[torch.Tensor, "sample y x"]:
 def with_sentinels(plane: Plane) -> Plane | None:
     """The plane with its sentinels among the data; None if it has none."""
     sentinels: Sentinels | None = sentinels_of(plane.kspace, plane.problem)
-    return None if sentinels is None else Plane(plane.kspace, found.joined(plane.problem, sentinels))
+    return None if sentinels is None else Plane(plane.kspace, joined(plane.problem, sentinels))
 
 
 def _tempering(plane: Plane, run: Run, samples: Complex64[torch.Tensor, "sample y x"], deadline: Deadline) -> Findings:
