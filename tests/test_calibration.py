@@ -11,7 +11,7 @@ import pytest
 from calibrations import CONDITIONS, N_PIXELS, calibration_of, clean_and_harmed, observation, observations
 
 from steadymr.errors import SettingsError
-from steadymr.stability.calibration import Judgement, features_of, judge, load, logit, write
+from steadymr.stability.calibration import Calibration, Judgement, features_of, judge, load, logit, write
 from steadymr.stability.conditions import anatomy_name
 from steadymr.stability.fit import (
     SCALES,
@@ -81,6 +81,26 @@ def test_evidence_unlike_that_of_clean_scans_sounds_though_it_tells_of_no_error(
     assert [witness.name for witness in alarm.witnesses] == ["misfit"]
     assert alarm.factor < 1.5
     assert judged(faulty).score == pytest.approx(judged(clean).score, abs=0.05)
+
+
+def test_what_is_strange_is_judged_by_clean_scans_of_that_acceleration() -> None:
+    """Evidence that scatters widely at one acceleration does not hide what is rare at another."""
+    rng = np.random.default_rng(15)
+
+    def scattered(one: Observation) -> Observation:
+        """Its residual by patterns scatters twenty times as much at R = 2."""
+        value = 1 + (0.4 if one.conditions.acceleration == 2.0 else 0.02) * abs(rng.standard_normal())
+        return replace(one, evidence={**one.evidence, "residual_mode": float(value)})
+
+    calibration = Calibration((fit_method([scattered(one) for one in clean_and_harmed(300)]),), "drawn", "2", "0")
+    sounded = []
+    for acceleration in (2.0, 4.0):
+        clean = observation(np.random.default_rng(3), acceleration=acceleration)
+        strange = {**clean.evidence, "residual_mode": 1.2}
+        found = judge(calibration, clean.conditions, clean.agreement, strange)
+        assert isinstance(found, Judgement)
+        sounded.append(found.alarm is not None)
+    assert sounded == [False, True]
 
 
 def test_a_sentinel_that_could_not_be_measured_is_as_if_there_were_none() -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -97,19 +97,19 @@ class Usual:
 
     name: str
     expected: Linear
-    clean: tuple[float, ...]  #: by how much clean scans exceeded it, rising
-    scatters: tuple[
-        Scatter, ...
-    ]  #: the same by acceleration, since some evidence scatters far more at one than at another
+    scatters: tuple[Scatter, ...]  #: some evidence scatters far more at one acceleration than at another
+    clean: tuple[float, ...]  #: by how many standard deviations clean scans exceeded it, rising
 
-    def excess(self, features: Mapping[str, float]) -> float:
-        """By how much a scan exceeds what is expected of it."""
-        return features[evidence_feature(self.name)] - self.expected(features)
+    def deviation(self, features: Mapping[str, float], acceleration: float) -> float:
+        """By how many standard deviations a scan exceeds what is expected of it."""
+        excess = features[evidence_feature(self.name)] - self.expected(features)
+        return in_deviations(self.scatters, excess, acceleration)
 
-    def deviation(self, excess: float, acceleration: float) -> float:
-        """An excess in standard deviations of clean scans of the nearest acceleration."""
-        scatter = min(self.scatters, key=lambda one: abs(one.acceleration - acceleration))
-        return (excess - scatter.mean) / max(scatter.sd, SMALLEST_SD)
+
+def in_deviations(scatters: Sequence[Scatter], excess: float, acceleration: float) -> float:
+    """An excess in standard deviations of clean scans of the nearest acceleration."""
+    scatter = min(scatters, key=lambda one: abs(one.acceleration - acceleration))
+    return (excess - scatter.mean) / max(scatter.sd, SMALLEST_SD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,14 +229,16 @@ def _judge(
         return f"the calibration needs the evidence {name!r}, which this scan does not give"
     reading = readings[0]
     cell, excess = reading.cell(conditions.acceleration), reading.error.excess(features)
-    heard = [one for one in method.usual if one.name in reading.witnesses]
-    strange = float(
-        strangeness(np.array([one.deviation(one.excess(features), conditions.acceleration) for one in heard]))
-    )
+    deviations = {
+        one.name: one.deviation(features, conditions.acceleration)
+        for one in method.usual
+        if evidence_feature(one.name) in features
+    }
+    strange = float(strangeness(np.array([deviations[name] for name in reading.witnesses])))
     alarm, wider = None, 1.0
     if strange > reading.level:
         beyond_all = strange > reading.clean[-1] + BEYOND_ALL
-        witnesses = _witnesses(method, features, evidence)
+        witnesses = _witnesses(method, deviations, evidence)
         alarm = Alarm(max(math.exp(excess), 1.0), p_value(strange, reading.clean), beyond_all, witnesses)
         wider = max(math.exp(excess / 2), 1.0)  # one less the SSIM grows with the square of small errors
     logit_of_error = reading.error(features) + cell.correction
@@ -249,12 +251,12 @@ def strangeness(deviations: Float64[np.ndarray, "witness *scan"]) -> Float64[np.
 
 
 def _witnesses(
-    method: MethodCalibration, features: Mapping[str, float], evidence: Mapping[str, float]
+    method: MethodCalibration, deviations: Mapping[str, float], evidence: Mapping[str, float]
 ) -> tuple[Witness, ...]:
     seen = [
-        Witness(usual.name, evidence[usual.name], p_value(usual.excess(features), usual.clean))
+        Witness(usual.name, evidence[usual.name], p_value(deviations[usual.name], usual.clean))
         for usual in method.usual
-        if evidence_feature(usual.name) in features
+        if usual.name in deviations
     ]
     return tuple(sorted((one for one in seen if one.p_value <= WITNESS_P), key=lambda one: one.p_value))
 
@@ -384,4 +386,4 @@ def _error_map(content: dict[str, Any]) -> ErrorMap:
 
 def _usual(content: dict[str, Any]) -> Usual:
     scatters = tuple(Scatter(**one) for one in content["scatters"])
-    return Usual(content["name"], Linear(**content["expected"]), tuple(content["clean"]), scatters)
+    return Usual(content["name"], Linear(**content["expected"]), scatters, tuple(content["clean"]))

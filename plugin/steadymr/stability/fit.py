@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Float64
 
 from steadymr.errors import SettingsError
 from steadymr.stability.calibration import (
@@ -26,6 +26,7 @@ from steadymr.stability.calibration import (
     condition_features,
     evidence_feature,
     features_of,
+    in_deviations,
     logit,
     strangeness,
 )
@@ -88,15 +89,13 @@ def fit_method(observations: Sequence[Observation]) -> MethodCalibration:
     always = [name for name in TELLING if name in names]
     there = [name for name in OPTIONAL if name in names]
     sets = [[*always, *some] for n in range(len(there), -1, -1) for some in combinations(there, n)]
-    residuals = {name: _residuals(clean, name) for name in sorted(names)}
-    usual = {name: _usual_evidence(clean, name, residuals[name], groups) for name in residuals}
-    accelerations = [one.conditions.acceleration for one in clean]
-    deviations = {name: _deviations(usual[name], residuals[name], accelerations) for name in residuals}
+    usual = [_usual_evidence(clean, name, groups) for name in sorted(names)]
+    deviations = {one.name: by_scan for one, by_scan in usual}
     return MethodCalibration(
         method=clean[0].conditions.method,
         reach=reach_of([one.conditions for one in clean], tuple(groups)),
         readings=tuple(_reading(observations, evidence, deviations) for evidence in sets),
-        usual=tuple(usual.values()),
+        usual=tuple(one for one, _ in usual),
     )
 
 
@@ -204,30 +203,26 @@ def _cells(clean: Sequence[Observation], residuals: np.ndarray) -> tuple[Cell, .
     )
 
 
-def _residuals(clean: Sequence[Observation], name: str) -> np.ndarray:
-    """By how much clean scans exceeded the evidence expected of them, by fits that had not seen them."""
-    features = [features_of(one.conditions, one.agreement, one.evidence) for one in clean]
-    targets = [one[evidence_feature(name)] for one in features]
-    return cross_residuals(features, targets, _given(clean), [one.subject for one in clean])
-
-
-def _deviations(usual: Usual, residuals: np.ndarray, accelerations: Sequence[float]) -> np.ndarray:
-    return np.array([usual.deviation(one, at) for one, at in zip(residuals, accelerations, strict=True)])
-
-
 def _usual_evidence(
-    clean: Sequence[Observation], name: str, residuals: np.ndarray, groups: Mapping[float, list[int]]
-) -> Usual:
+    clean: Sequence[Observation], name: str, groups: Mapping[float, list[int]]
+) -> tuple[Usual, Float64[np.ndarray, " scan"]]:
+    """What is usual of one piece of evidence, and by how many standard deviations each clean scan exceeded it.
+
+    The latter by fits that had not seen that scan's subject.
+    """
+    features = [features_of(one.conditions, one.agreement, one.evidence) for one in clean]
+    targets, given = [one[evidence_feature(name)] for one in features], _given(clean)
+    residuals = cross_residuals(features, targets, given, [one.subject for one in clean])
     scatters = tuple(
         Scatter(acceleration, float(residuals[members].mean()), float(residuals[members].std()))
         for acceleration, members in groups.items()
     )
-    features = [features_of(one.conditions, one.agreement, one.evidence) for one in clean]
-    targets = [one[evidence_feature(name)] for one in features]
-    return Usual(name, fit_linear(features, targets, _given(clean)), _rising(residuals), scatters)
+    excesses = zip(residuals, clean, strict=True)
+    deviations = [in_deviations(scatters, float(one), scan.conditions.acceleration) for one, scan in excesses]
+    return Usual(name, fit_linear(features, targets, given), scatters, _rising(deviations)), np.array(deviations)
 
 
-def _rising(values: np.ndarray) -> tuple[float, ...]:
+def _rising(values: Iterable[float]) -> tuple[float, ...]:
     return tuple(sorted(round(float(value), 4) for value in values))
 
 
