@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from perturb_scans import energy, scan
 from scanner import coil_maps, ellipses
 from small_scan import EYE, N_COILS, NOISE_SD, N, noise, problem, rng, sentinels, smooth_draws
 
+from steadymr import perturb
 from steadymr.recon import evidence
 from steadymr.recon.moments import variances
 from steadymr.recon.operators import Sense, fft_centred
@@ -61,6 +63,26 @@ def test_a_small_change_along_patterns_that_coils_hardly_tell_apart_shows_there_
     assert after.values["residual"] < 1.12 * before.values["residual"]
     assert after.values["residual_mode"] > 1.4 * before.values["residual_mode"]
     assert after.places["residual_mode"] == "patterns of pixels that stand 3 to 10 x above the noise"
+
+
+@pytest.mark.parametrize("n_slices", [1, 4])
+def test_a_coil_that_is_deaf_is_named(n_slices: int) -> None:
+    """Its data are noise, in the middle of k-space too; those of the others are not, however many slices there are."""
+    healthy = scan(64, acceleration=4, n_slices=n_slices, covariance=9 * np.eye(4, dtype=complex))
+    dead = perturb.apply(healthy, (perturb.build("coil_fault", {"dead_coils": 1.0}),), 3)
+    powers = [energy(coil) for coil in dead.data]
+    before, after = evidence.deaf_coil_evidence(healthy), evidence.deaf_coil_evidence(dead)
+    assert before.values["deaf_coil"] < 0.05
+    assert after.values["deaf_coil"] == pytest.approx(1, abs=0.2)
+    assert after.places["deaf_coil"] == f"coil {int(np.argmin(powers))}"
+    assert words.reasons(after.values, after.places) == (f"coil {int(np.argmin(powers))} hears hardly more than noise",)
+
+
+def test_where_the_centre_is_missing_no_coil_is_called_deaf() -> None:
+    """There is nothing to hear there."""
+    centreless = scan(64)
+    centreless.sampled[:, 20:44] = False
+    assert evidence.deaf_coil_evidence(centreless).values == {}
 
 
 def test_what_the_maps_explain_leaves_only_noise_in_every_column() -> None:

@@ -24,6 +24,7 @@ from steadymr.types import KSpace
 
 BANDS = ("centre", "middle", "edge")  #: thirds of the distance from zero frequency, along k1
 NULL_MODE = 1e-4  #: combinations of pixels that are measured with less than this weight count as not measured
+CENTRE = 8  #: samples on each side of zero frequency where any coil that hears the object hears it well
 POOLED_COLUMNS = 3  #: image columns whose misfit is judged together
 PURE_NOISE = 0.1  #: of all modes: so many that fit as noise does are added to each class, so that chance has no say
 
@@ -45,6 +46,22 @@ def receiver_channels(kspace: KSpace, device: torch.device | str = "cpu") -> Com
     factor = np.linalg.cholesky(kspace.noise_covariance)
     scale = np.sqrt(np.diagonal(kspace.noise_covariance).real)[:, None]
     return torch.from_numpy((factor / scale).astype(np.complex64)).to(device)
+
+
+def deaf_coil_evidence(kspace: KSpace) -> Findings:
+    """The noise's share in what the coil that hears least measured at the centre of k-space, where signals are strong.
+
+    A dead element leaves data and maps consistent, so nothing else names it. Nothing is said if the centre is missing.
+    """
+    n_k1, n_k0 = kspace.data.shape[2:]
+    lines, columns = (slice(max(n // 2 - CENTRE, 0), n // 2 + CENTRE) for n in (n_k1, n_k0))
+    sampled = kspace.sampled[:, lines]
+    if not sampled.any():
+        return Findings()
+    measured = kspace.data[:, :, lines, columns][:, sampled]
+    noise = np.diagonal(kspace.noise_covariance).real / np.maximum(np.mean(np.abs(measured) ** 2, axis=(1, 2)), 1e-30)
+    coil = int(noise.argmax())
+    return Findings({"deaf_coil": float(noise[coil])}, {"deaf_coil": f"coil {coil}"})
 
 
 def residual_evidence(

@@ -71,6 +71,11 @@ EVIDENCE: Mapping[str, Kind] = MappingProxyType(
             "residual {value:.2f} x the noise in {place}",
             1.15,
         ),
+        "deaf_coil": Kind(
+            "The noise's share in what the coil that hears least measured at the centre of k-space; 1 if it is deaf.",
+            "{place} hears hardly more than noise",
+            0.5,
+        ),
         "misfit": Kind(
             "Measured energy that no image under these coil maps explains, over what noise leaves unexplained.",
             "no image under these coil maps explains the data: {value:.2f} x the noise is left",

@@ -41,7 +41,8 @@ def examine_plane(
 ) -> Examination:
     """What is the same for all images of a plane: sentinels, misfit of the coil maps, differences of the samples."""
     problem, samples = plane.problem, measured_samples(draws)
-    findings = found.misfit_evidence(problem) | found.dispersion_evidence(problem, samples)
+    findings = found.deaf_coil_evidence(plane.kspace) | found.misfit_evidence(problem)
+    findings |= found.dispersion_evidence(problem, samples)
     sentinels = sentinels_of(plane.kspace, problem)
     if sentinels is not None:
         colouring, generator = found.receiver_channels(plane.kspace, run.models.device), _generator(plane, run, "test")
