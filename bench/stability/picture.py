@@ -10,9 +10,10 @@ from scans import Case, results
 from steadymr.config import Settings
 from steadymr.models import load_models
 from steadymr.report.figures import overview_png
+from steadymr.stability.calibration import Calibration
 
 
-def write_worst_miss(worst: dict[str, Any], settings: Settings, path: Path) -> None:
-    """Reconstruct that scan once more, with all its methods, and draw them."""
+def write_worst_miss(worst: dict[str, Any], settings: Settings, calibration: Calibration, path: Path) -> None:
+    """Reconstruct that scan once more, with all its methods, and draw them with their verdicts."""
     case = Case(**worst["case"])
-    path.write_bytes(overview_png(results(case, settings, load_models(settings))))
+    path.write_bytes(overview_png(results(case, settings, load_models(settings), calibration)))

@@ -57,13 +57,14 @@ def main() -> None:
         wanted = cases("test", plan.n_test, ACCELERATIONS, list(attack_models(["varnet", "unet"])))
         _look_at(wanted, plan, rows_path, arguments.processes)
     rows = [json.loads(line) for line in rows_path.read_text().splitlines()]
-    found = figures(rows, load(arguments.calibration or shipped_calibration()))
+    calibration = load(arguments.calibration or shipped_calibration())
+    found = figures(rows, calibration)
     if arguments.notebook is not None:
         seen = read_notebook(arguments.notebook)
         found["ablation"] = ablation(rows, [one for observations in seen.values() for one in observations])
     (arguments.out / "result.json").write_text(json.dumps(found, indent=2) + "\n")
     if found["worst miss"] and not arguments.report:
-        write_worst_miss(found["worst miss"], plan.settings, arguments.out / "worst_miss.png")
+        write_worst_miss(found["worst miss"], plan.settings, calibration, arguments.out / "worst_miss.png")
     print(table(found))
     print(f"rows: {rows_path}, figures: {arguments.out / 'result.json'}")
 

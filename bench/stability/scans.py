@@ -33,6 +33,7 @@ from steadymr.recon.weights import load_unet, load_varnet
 from steadymr.sentinels import place
 from steadymr.simulate.seeds import Purpose
 from steadymr.source.replay import open_scan
+from steadymr.stability.calibration import Calibration
 from steadymr.stability.conditions import Conditions
 from steadymr.stability.fit import Observation
 from steadymr.types import KSpace, SliceResult
@@ -99,10 +100,10 @@ def row(case: Case, settings: Settings, models: Models) -> dict[str, Any]:
     return {"case": dataclasses.asdict(case), "cpu_s": time.process_time() - started, "images": images}
 
 
-def results(case: Case, settings: Settings, models: Models) -> list[SliceResult]:
-    """The images of one case, to be drawn."""
+def results(case: Case, settings: Settings, models: Models, calibration: Calibration) -> list[SliceResult]:
+    """The images of one case, judged by the calibration, to be drawn."""
     kspace, truth = _scan(case, accelerated_settings(settings, case.acceleration))
-    run = run_of(settings, models)
+    run = replace(run_of(settings, models), calibration=calibration)
     (problem,) = prepare(kspace)
     return list(reconstruct_plane(Plane(kspace, problem), truth, run, Deadline()))
 
