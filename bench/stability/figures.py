@@ -191,7 +191,7 @@ def _flagged(seen: Sequence[Seen]) -> float:
 
 
 def _level(seen: Sequence[Seen]) -> float:
-    """What evidence adds on the clean scan that one in 20 of these exceeds: a point of the ROC, not the product's."""
+    """The strangeness that one in 20 of these clean scans exceeds: a point of the ROC, not the product's level."""
     clean = sorted(one.strangeness for one in seen if one.case["kind"] == "clean" and one.judged is not None)
     return clean[-1 - len(clean) // 20] if clean else np.nan
 
