@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -31,7 +31,7 @@ from steadymr.stability.calibration import (
     strangeness,
 )
 from steadymr.stability.conditions import Conditions, reach_of
-from steadymr.stability.regression import Neighbours, cross_residuals, fit_linear, fit_neighbours, folds
+from steadymr.stability.regression import cross_residuals, fit_linear, fit_neighbours, folds
 
 ALPHA = 0.1  #: share of scans whose SSIM may lie below the score, and of tissue pixels outside their interval
 FALSE_ALARMS = 0.05  #: share of clean scans on which the alarm sounds
@@ -174,16 +174,14 @@ def _error_map(observations: Sequence[Observation], evidence: Sequence[str]) -> 
         name: fit_linear(clean_features, [one[evidence_feature(name)] for one in clean_features], given)
         for name in evidence
     }
-    excesses = [
-        {name: min(one[evidence_feature(name)] - expected[name](one), LARGEST_EXCESS) for name in evidence}
-        for one in features
-    ]
-    beyond = [min(target - usual(one), LARGEST_ERROR) for target, one in zip(targets, features, strict=True)]
-    line = ErrorMap(usual, expected, fit_linear(excesses, beyond, evidence, evidence), Neighbours({}, {}, (), ()))
-    missed = [target - line(one) for target, one in zip(targets, features, strict=True)]
+    excesses = [{name: one[evidence_feature(name)] - expected[name](one) for name in evidence} for one in features]
+    limited = [{name: min(value, LARGEST_EXCESS) for name, value in one.items()} for one in excesses]
+    beyond = [target - usual(one) for target, one in zip(targets, features, strict=True)]
+    added = fit_linear(limited, [min(error, LARGEST_ERROR) for error in beyond], evidence, evidence)
+    missed = [error - added(one) for error, one in zip(beyond, excesses, strict=True)]
     alike = [evidence_feature(name) for name in _with(evidence, LIKENESS)]
     names = [name for name in alike if all(name in one for one in features)]
-    return replace(line, missed=fit_neighbours(features, missed, [*given, *names]))
+    return ErrorMap(usual, expected, added, fit_neighbours(features, missed, [*given, *names]))
 
 
 def _given(observations: Sequence[Observation]) -> list[str]:

@@ -43,7 +43,7 @@ class Neighbours:
     def __call__(self, features: Mapping[str, float]) -> float:
         """The value for one set of features; a feature that is missing is a KeyError."""
         here = np.array([self._standard(name, features[name]) for name in self.centre])
-        return float(_nearness(here[None], np.array(self.cases))[0] @ np.array(self.weights)) if self.weights else 0.0
+        return float(_nearness(here[None], np.array(self.cases))[0] @ np.array(self.weights))
 
     def _standard(self, name: str, value: float) -> float:
         return min(max((value - self.centre[name]) / self.scale[name], -FARTHEST), FARTHEST)
