@@ -16,6 +16,7 @@ from steadymr.recon import evidence
 from steadymr.recon.moments import variances
 from steadymr.recon.operators import Sense, fft_centred
 from steadymr.recon.problem import Problem
+from steadymr.recon.residual import residual_evidence
 from steadymr.recon.withheld import sentinel_deviation, sentinel_evidence
 from steadymr.stability import evidence as words
 
@@ -28,41 +29,6 @@ def test_variances_are_right_for_opposite_pairs_and_for_independent_samples() ->
         variance, variance_of_mean = variances(samples / NOISE_SD)
         assert float(variance.mean()) == pytest.approx(of_one, rel=0.05)
         assert float(variance_of_mean.mean()) == pytest.approx(of_mean, abs=0.02)
-
-
-def test_the_residual_of_the_true_image_is_the_noise() -> None:
-    """In every coil and every band."""
-    found = evidence.residual_evidence(problem(), ellipses(N, N), EYE).values
-    assert found["residual"] == pytest.approx(1, abs=0.05)
-    assert found["residual_coil"] == pytest.approx(1, abs=0.15)
-    assert found["residual_band"] == pytest.approx(1, abs=0.15)
-    assert found["residual_mode"] == pytest.approx(1, abs=0.1)
-
-
-def test_the_residual_says_which_coil_and_which_band() -> None:
-    """A coil that was wrong on the outer lines."""
-    wrong = problem()
-    wrong.kspace[1, :5] += 0.2 * wrong.sense.mask[:5]
-    found = evidence.residual_evidence(wrong, ellipses(N, N), EYE)
-    assert found.places["residual_coil"] == "coil 1"
-    assert found.places["residual_band"] == "the edge of k-space"
-    assert found.values["residual_coil"] > 2 * found.values["residual"] > 2
-
-
-def test_a_small_change_along_patterns_that_coils_hardly_tell_apart_shows_there_and_nowhere_else() -> None:
-    """A change that moves the image by much and the data by less than a tenth of the noise's energy."""
-    scan = problem(acceleration=4)
-    strength = scan.sense.columns.eigenvalues / (2 * NOISE_SD**2)
-    weak = (strength > 10) & (strength < 100)
-    modes = torch.where(weak, strength.clamp_min(1e-9) ** -0.5, 0.0)[..., None].to(torch.complex64)
-    change = scan.sense.forward(scan.sense.columns.from_modes(modes)[0])
-    of_noise = float(change.abs().square().sum()) / (2 * NOISE_SD**2 * N_COILS * N * int(scan.sense.mask.sum()))
-    assert of_noise < 0.1
-    changed = replace(scan, kspace=scan.kspace + change)
-    before, after = (evidence.residual_evidence(one, ellipses(N, N), EYE) for one in (scan, changed))
-    assert after.values["residual"] < 1.12 * before.values["residual"]
-    assert after.values["residual_mode"] > 1.4 * before.values["residual_mode"]
-    assert after.places["residual_mode"] == "patterns of pixels that stand 3 to 10 x above the noise"
 
 
 @pytest.mark.parametrize("n_slices", [1, 4])
@@ -158,7 +124,7 @@ def test_every_number_has_a_meaning_and_words() -> None:
     found = (
         sentinel_evidence(plain, sentinels(truth), samples, EYE, rng())
         | sentinel_deviation(plain, sentinels(truth), truth, samples)
-        | evidence.residual_evidence(plain, truth, EYE)
+        | residual_evidence(plain, truth, EYE)
         | evidence.misfit_evidence(plain)
         | evidence.dispersion_evidence(plain, samples)
         | evidence.tempering_evidence(samples, samples)

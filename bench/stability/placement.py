@@ -25,9 +25,8 @@ from steadymr.audit.attack import attacked, worst_case
 from steadymr.audit.norms import Budget
 from steadymr.audit.surrogates import unet_surrogate, varnet_surrogate
 from steadymr.recon import methods, withheld
-from steadymr.recon.evidence import receiver_channels
 from steadymr.recon.noise import complex_normal
-from steadymr.recon.problem import Problem, prepare
+from steadymr.recon.problem import Problem, prepare, receiver_channels
 from steadymr.recon.weights import load_prior, load_unet, load_varnet
 from steadymr.sentinels import calibration_block, hold_out, place
 from steadymr.simulate.scan import simulate_scan

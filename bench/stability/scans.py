@@ -61,15 +61,14 @@ class Case:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
 
-def cases(purpose: Purpose, n_subjects: int, accelerations: Sequence[int], surrogates: Sequence[str]) -> list[Case]:
-    """All cases of one purpose."""
-    numbers = range(n_subjects)
+def cases(purpose: Purpose, numbers: range, accelerations: Sequence[int], surrogates: Sequence[str]) -> list[Case]:
+    """All cases of one purpose, with the subjects of those numbers."""
     clean = [Case(purpose, number, r, "clean") for number in numbers for r in accelerations]
     # each imperfection at half and at the whole of its plausible range
-    names = [(name, share) for share in (1.0, 0.5) for name in IMPERFECTIONS]
+    names = [(name, share) for share in (1.0, 0.5) for name in IMPERFECTIONS] * max(1, len(numbers) // 12)
     imperfect = [
-        Case(purpose, number % n_subjects, 4, "imperfection", name, share)
-        for number, (name, share) in enumerate(names * max(1, n_subjects // 12))
+        Case(purpose, numbers[place % len(numbers)], 4, "imperfection", name, share)
+        for place, (name, share) in enumerate(names)
     ]
     noisy = [Case(purpose, number, 4, "noise", "thermal_noise", 0.25) for number in numbers]
     attacks = [
@@ -78,7 +77,7 @@ def cases(purpose: Purpose, n_subjects: int, accelerations: Sequence[int], surro
         for name in surrogates
         for number in numbers
     ]
-    few = range(max(2, n_subjects // 4))
+    few = numbers[: max(2, len(numbers) // 4)]
     knowing = [
         Case(purpose, number, 4, kind, surrogates[0], eps)
         for kind in ("adaptive", "all knowing")

@@ -1,9 +1,9 @@
 """What speaks for or against an image besides repeated sampling, as plain numbers: larger is worse, 1 is the noise.
 
 Samples of the posterior may all invent the same structure; then they agree, and their spread stays as it was. What is
-computed here looks elsewhere: at the residual on the measured lines, at what no image under these coil maps could
-explain, at where the samples differ. Lines that the reconstruction did not see: `steadymr.recon.withheld`. Meanings in
-words: `steadymr.stability.evidence`.
+computed here looks elsewhere: at what no image under these coil maps could explain, at coils that hear nothing, at
+where the samples differ. What an image leaves unexplained on the measured lines: `steadymr.recon.residual`. Lines that
+the reconstruction did not see: `steadymr.recon.withheld`. Meanings in words: `steadymr.stability.evidence`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,9 @@ from steadymr.recon.operators import Sense, ifft_centred
 from steadymr.recon.problem import Problem
 from steadymr.types import KSpace
 
-BANDS = ("centre", "middle", "edge")  #: thirds of the distance from zero frequency, along k1
 NULL_MODE = 1e-4  #: combinations of pixels that are measured with less than this weight count as not measured
 CENTRE = 8  #: samples on each side of zero frequency where any coil that hears the object hears it well
 POOLED_COLUMNS = 3  #: image columns whose misfit is judged together
-PURE_NOISE = 0.1  #: of all modes: so many that fit as noise does are added to each class, so that chance has no say
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +37,6 @@ class Findings:
     def __or__(self, other: Findings) -> Findings:
         """Both together."""
         return Findings(self.values | other.values, self.places | other.places)
-
-
-def receiver_channels(kspace: KSpace, device: torch.device | str = "cpu") -> Complex64[Tensor, "coil coil2"]:
-    """White channels to those of the receiver, each scaled to noise of standard deviation 1 per real channel."""
-    factor = np.linalg.cholesky(kspace.noise_covariance)
-    scale = np.sqrt(np.diagonal(kspace.noise_covariance).real)[:, None]
-    return torch.from_numpy((factor / scale).astype(np.complex64)).to(device)
 
 
 def deaf_coil_evidence(kspace: KSpace) -> Findings:
@@ -62,58 +53,6 @@ def deaf_coil_evidence(kspace: KSpace) -> Findings:
     noise = np.diagonal(kspace.noise_covariance).real / np.maximum(np.mean(np.abs(measured) ** 2, axis=(1, 2)), 1e-30)
     coil = int(noise.argmax())
     return Findings({"deaf_coil": float(noise[coil])}, {"deaf_coil": f"coil {coil}"})
-
-
-def residual_evidence(
-    problem: Problem, image: Complex64[Tensor, "y x"], colouring: Complex64[Tensor, "coil coil2"]
-) -> Findings:
-    """Squared residual on the measured samples over the noise's variance.
-
-    In all, for the worst coil, for the worst band of k-space, and for the worst class of modes, see `_by_strength`.
-    """
-    mask = problem.sense.mask.expand(problem.kspace.shape[-2:])
-    white = problem.kspace - problem.sense.forward(image)
-    residual = square(torch.einsum("ij,jyx->iyx", colouring, white)) / (2 * problem.noise_sd**2)
-    by_coil = residual[:, mask].mean(1)
-    coil = int(by_coil.argmax())
-    distance = (torch.arange(mask.shape[0], device=mask.device) - mask.shape[0] // 2).abs()
-    third = (3 * distance // (mask.shape[0] // 2 + 1)).clamp_max(2)
-    by_band = {
-        name: float(residual[:, mask & (third == number)[:, None]].mean())
-        for number, name in enumerate(BANDS)
-        if bool((mask & (third == number)[:, None]).any())
-    }
-    band = max(by_band, key=lambda name: by_band[name])
-    return Findings(
-        {"residual": float(by_coil.mean()), "residual_coil": float(by_coil[coil]), "residual_band": by_band[band]},
-        {"residual_coil": f"coil {coil}", "residual_band": f"the {band} of k-space"},
-    ) | _by_strength(problem, white)
-
-
-def _by_strength(problem: Problem, residual: Complex64[Tensor, "coil y x"]) -> Findings:
-    """The residual by how strongly the object was measured there: in the modes of ``A^H A``, by decades.
-
-    A small change of the data moves an image far only along modes that the coils hardly tell apart, and among many
-    well measured ones it does not show. With the right prior each mode's residual is the noise's, less the share that
-    the image follows; a class that fits better than the noise counts as 1, since strong modes do so by more or less.
-    Where lines are incomplete columns mix, and nothing is said.
-    """
-    if not problem.sense.is_by_lines:
-        return Findings()
-    columns, noise = problem.sense.columns, 2 * problem.noise_sd**2
-    known = columns.eigenvalues > NULL_MODE
-    strength = columns.eigenvalues[known] / noise
-    if not len(strength):
-        return Findings()
-    modes = columns.to_modes(problem.sense.adjoint(residual)[None])[..., 0][known]
-    energy = square(modes) / (strength * noise**2)
-    decades = strength.log10().floor().to(torch.int64)
-    lowest, pure = int(decades.min()), PURE_NOISE * len(decades)
-    by_class = (torch.bincount(decades - lowest, energy) + pure) / (torch.bincount(decades - lowest) + pure)
-    worst = int(by_class.argmax())
-    weakest, strongest = (float(f"{10 ** ((lowest + worst + end) / 2):.1g}") for end in (0, 1))
-    place = f"patterns of pixels that stand {weakest:g} to {strongest:g} x above the noise"
-    return Findings({"residual_mode": max(float(by_class[worst]), 1.0)}, {"residual_mode": place})
 
 
 def misfit_evidence(problem: Problem) -> Findings:

@@ -91,7 +91,7 @@ def prepare(
                 raise
             logger.warning("z = %d of the volume holds hardly more than noise; its coil maps are kept everywhere", z)
             maps = maps_with_crop(0.0)
-        maps = smooth_maps(block, lines, kspace.k0_range, maps)
+        maps = smooth_maps(block, lines, kspace.k0_range, maps, noise_sd=1.0)  # whitened
         yield problem_from(data[:, z].to(device), maps, mask, z=z)
 
 
@@ -146,6 +146,13 @@ def whitened_slice(
     """K-space of one slice, or some lines of it, its noise of standard deviation 1 per real channel."""
     data = kspace.data if lines is None else kspace.data[:, :, lines]
     return _whitened(kspace, data, "the k-space")[:, z]
+
+
+def receiver_channels(kspace: KSpace, device: torch.device | str = "cpu") -> Complex64[Tensor, "coil coil2"]:
+    """White channels to those of the receiver, each scaled to noise of standard deviation 1 per real channel."""
+    factor = np.linalg.cholesky(kspace.noise_covariance)
+    scale = np.sqrt(np.diagonal(kspace.noise_covariance).real)[:, None]
+    return torch.from_numpy((factor / scale).astype(np.complex64)).to(device)
 
 
 def _whitened(

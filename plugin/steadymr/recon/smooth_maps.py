@@ -22,7 +22,8 @@ from steadymr.recon.operators import conjugate_gradient
 
 DEGREE = 9  #: of the polynomials, which meet simulated loops close around a head within 1 %
 DEGREES = tuple((i, j) for i, j in product(range(DEGREE + 1), repeat=2) if i + j <= DEGREE)  #: of each term: y, x
-MAP_WEIGHT = 3e-5  #: of a squared coefficient of degree 0, over the mean weight of the data
+MAP_WEIGHTS = (3e-7, 3e-5)  #: of a squared coefficient of degree 0, over the mean weight of the data
+MAP_WEIGHT_OF_NOISE = 0.01  #: the same, over the noise's share in the data: the less noise, the finer maps may be
 MAP_WEIGHT_POWER = 3.5  #: that weight grows as (1 + degree) to this power
 IMAGE_WEIGHT = 0.01  #: of the squared image, where fully sampled data and maps of unit norm weigh 1
 GRID = 64  #: at most so many pixels along y and x hold the image; enough for the 24 lines that are used
@@ -38,6 +39,8 @@ def smooth_maps(
     lines: Bool[Tensor, "y"],
     columns: tuple[int, int],
     maps: Complex64[Tensor, "coil y x"],
+    *,
+    noise_sd: float | None = None,
 ) -> Complex64[Tensor, "coil y x"]:
     """Maps that need not be periodic, with the support, norm and phase convention of those that they start from.
 
@@ -50,6 +53,7 @@ def smooth_maps(
         columns: which k0 were acquired, as a half-open range.
         maps: ESPIRiT's from the same data; they are returned if the polynomials explain the data clearly worse, since
             coils may be too small for them.
+        noise_sd: of the calibration lines, per real channel; None if it is not known.
 
     Raises:
         CalibrationError: if there are no calibration lines.
@@ -60,7 +64,7 @@ def smooth_maps(
     start = _at_grid(maps, centre.grid)
     if n_coils == 1 or not bool((start != 0).any()):
         return maps
-    coefficients = _joint_fit(centre, start)
+    coefficients = _joint_fit(centre, start, _map_weight(block, noise_sd))
     fitted = torch.nn.functional.normalize(_polynomials(coefficients, centre.grid), dim=0) * (start != 0).any(0)
     ours, theirs = centre.unexplained(fitted), centre.unexplained(start)
     if ours > WORSE * theirs:
@@ -112,27 +116,37 @@ class _Centre:
         return float((self.block - self.forward(maps * image)).abs().square().sum())
 
 
-def _joint_fit(centre: _Centre, start: Complex64[Tensor, "coil y x"]) -> Complex64[Tensor, "coil term"]:
+def _map_weight(block: Complex64[Tensor, "coil h w"], noise_sd: float | None) -> float:
+    """As the noise asks for: held down more, maps miss what the coils do; held down less, they follow the noise."""
+    if noise_sd is None:
+        return MAP_WEIGHTS[-1]
+    noise_share = 2 * noise_sd**2 * block.numel() / float(block.abs().square().sum())
+    return float(np.clip(MAP_WEIGHT_OF_NOISE * noise_share, *MAP_WEIGHTS))
+
+
+def _joint_fit(
+    centre: _Centre, start: Complex64[Tensor, "coil y x"], map_weight: float
+) -> Complex64[Tensor, "coil term"]:
     """Coefficients of the maps, from ESPIRiT's where there is signal, by turns of image and maps."""
     along_y, along_x = (_legendre(n, centre.block.device) for n in centre.grid)
     terms = torch.stack([torch.outer(along_y[i], along_x[j]) for i, j in DEGREES])
     signal = torch.linalg.vector_norm(centre.adjoint(centre.block), dim=0) * (start != 0).any(0)
-    coefficients = _closest(terms * signal, start * signal)
+    coefficients = _closest(terms * signal, start * signal, map_weight)
     image = torch.zeros_like(start[0])
     for _ in range(N_TURNS):
         image = centre.image(_polynomials(coefficients, centre.grid), image)
-        coefficients = _closest(centre.forward(terms * image), centre.block)
+        coefficients = _closest(centre.forward(terms * image), centre.block, map_weight)
     return coefficients
 
 
 def _closest(
-    terms: Complex64[Tensor, "term h w"], wanted: Complex64[Tensor, "coil h w"]
+    terms: Complex64[Tensor, "term h w"], wanted: Complex64[Tensor, "coil h w"], map_weight: float
 ) -> Complex64[Tensor, "coil term"]:
     """Each coil's combination of terms that comes closest to what is wanted, with a penalty on high degrees."""
     flat, target = (values.flatten(1).to(torch.complex128) for values in (terms, wanted))
     gram = flat.conj() @ flat.mT
     growth = torch.tensor([(1.0 + i + j) ** MAP_WEIGHT_POWER for i, j in DEGREES], device=terms.device)
-    penalty = MAP_WEIGHT * gram.diagonal().real.mean() * torch.diag(growth)
+    penalty = map_weight * gram.diagonal().real.mean() * torch.diag(growth)
     coefficients: Tensor = torch.linalg.solve(gram + penalty, flat.conj() @ target.mT).mT
     return coefficients.to(torch.complex64)
 

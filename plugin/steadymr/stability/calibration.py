@@ -56,6 +56,7 @@ LIKENESS = (
     "residual",
     "residual_coil",
     "residual_mode",
+    "out_of_step",
     "dispersion_measured",
     "dispersion_unmeasured",
     "sentinel",
@@ -65,7 +66,7 @@ LIKENESS = (
 )
 #: What an alarm listens to, where a scan has it: each sees harm that others do not, and more of them would cost more in
 #: level than they tell (chosen on scans for calibration).
-WITNESSES = ("misfit", "residual_mode", "sentinel_line")
+WITNESSES = ("misfit", "residual_mode", "out_of_step", "deaf_coil", "sentinel_line")
 BEYOND_ALL = 3.0  #: standard deviations beyond the worst clean scan: no doubt is left
 WITNESS_P = 0.05  #: evidence rarer than that on clean scans is named beside an alarm
 LOGIT_LIMIT = 9.0
@@ -147,6 +148,11 @@ class Reading:
     clean: tuple[float, ...]  #: how strange it was on clean scans, see `strangeness`, rising
     level: float  #: passed by one clean scan in twenty
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """The features without which nothing can be said."""
+        return self.error.needs | {evidence_feature(name) for name in self.witnesses}
+
     def cell(self, acceleration: float) -> Cell:
         """The scans of the acceleration that speaks for this one."""
         return min(self.cells, key=lambda cell: abs(cell.acceleration - acceleration))
@@ -223,9 +229,9 @@ def _judge(
     method: MethodCalibration, conditions: Conditions, agreement: float, evidence: Mapping[str, float]
 ) -> Judgement | str:
     features = features_of(conditions, agreement, evidence)
-    readings = [one for one in method.readings if features.keys() >= one.error.needs]
+    readings = [one for one in method.readings if features.keys() >= one.needs]
     if not readings:
-        name = min(method.readings[-1].error.needs - features.keys()).removeprefix(evidence_feature(""))
+        name = min(method.readings[-1].needs - features.keys()).removeprefix(evidence_feature(""))
         return f"the calibration needs the evidence {name!r}, which this scan does not give"
     reading = readings[0]
     cell, excess = reading.cell(conditions.acceleration), reading.error.excess(features)

@@ -71,6 +71,12 @@ EVIDENCE: Mapping[str, Kind] = MappingProxyType(
             "residual {value:.2f} x the noise in {place}",
             1.15,
         ),
+        "out_of_step": Kind(
+            "What one phase and one shift along the readout for each line explain of the residual, over what they "
+            "explain of noise. Above it the object moved, or field or receiver drifted, between readouts.",
+            "the measured lines are out of step with the image, {value:.1f} x what noise does (most of all {place})",
+            2.0,
+        ),
         "deaf_coil": Kind(
             "The noise's share in what the coil that hears least measured at the centre of k-space; 1 if it is deaf.",
             "{place} hears hardly more than noise",

@@ -24,10 +24,10 @@ DEFINITION = (
     "that of clean scans an alarm says so, and the verdict is review at best. Under conditions "
     "that were not calibrated there is no score, and the verdict is uncalibrated. The stability map shows by how much "
     "the draws differ from the delivered image, in per cent of the local tissue signal. What every draw invents in the "
-    "same way is seen by lines measured and withheld from the reconstruction, where there are any, and hardly by "
-    "anything else."
+    "same way does not show there. The alarm looks for it in what the image leaves unexplained of the measured data, "
+    "and on lines measured and withheld from the reconstruction, where there are any."
 )
-DEFINITION_VERSION = "4"
+DEFINITION_VERSION = "5"
 
 LOCAL_SIGNAL_SIGMA_MM = 4.0  #: the neighbourhood whose mean signal a difference is compared with
 NOTABLE_PERCENT = 20.0  #: differences above this are counted in the reasons

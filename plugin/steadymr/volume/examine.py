@@ -11,7 +11,8 @@ from jaxtyping import Bool, Complex64, Float32
 
 from steadymr.recon import evidence as found
 from steadymr.recon.evidence import Findings
-from steadymr.recon.problem import Problem
+from steadymr.recon.problem import Problem, receiver_channels
+from steadymr.recon.residual import residual_evidence
 from steadymr.recon.withheld import Sentinels, joined, sentinel_deviation, sentinel_evidence, sentinels_of
 from steadymr.stability import evidence as words
 from steadymr.stability.metrics import tissue_mask
@@ -45,7 +46,7 @@ def examine_plane(
     findings |= found.dispersion_evidence(problem, samples)
     sentinels = sentinels_of(plane.kspace, problem)
     if sentinels is not None:
-        colouring, generator = found.receiver_channels(plane.kspace, run.models.device), _generator(plane, run, "test")
+        colouring, generator = receiver_channels(plane.kspace, run.models.device), _generator(plane, run, "test")
         findings |= sentinel_evidence(problem, sentinels, samples, colouring, generator)
     mask = tissue_mask(draws.samples.data.mean(axis=0)[0])
     if mask.any():
@@ -76,8 +77,8 @@ def examine_image(
     ``values`` are those that the image is the magnitude of, on the encoded grid in the problem's unit.
     """
     problem = plane.problem
-    colouring = found.receiver_channels(plane.kspace, problem.kspace.device)
-    findings = examination.findings | found.residual_evidence(problem, values, colouring)
+    colouring = receiver_channels(plane.kspace, problem.kspace.device)
+    findings = examination.findings | residual_evidence(problem, values, colouring)
     sentinels = sentinels_of(plane.kspace, problem)
     if sentinels is not None:
         findings |= sentinel_deviation(problem, sentinels, values, measured_samples(draws))
