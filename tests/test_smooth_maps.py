@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from laws import assert_close
@@ -10,6 +11,7 @@ from steadymr.recon.methods import classical
 from steadymr.recon.operators import fft_centred
 from steadymr.recon.problem import problem_from
 from steadymr.recon.smooth_maps import smooth_maps
+from steadymr.simulate.coils import simulate_coils
 
 N, N_COILS = 64, 8
 
@@ -89,3 +91,14 @@ def test_a_single_coil_keeps_its_map():
     maps = torch.ones((1, N, N), dtype=torch.complex64)
     lines = line_mask(N, N, 24)[:, 0]
     assert smooth_maps(scan(head(1.0), maps), lines, (0, N), maps) is maps
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_where_little_noise_is_known_of_maps_follow_loops_close_to_the_head(seed):
+    truth, coils = head(1.0), torch.from_numpy(simulate_coils(np.random.default_rng(seed), 12, (N, N)))
+    lines = line_mask(N, N, 24)[:, 0]
+    calibration = scan(10 * truth, coils) * lines[:, None]
+    periodic = espirit_maps(calibration, lines, (0, N))
+    unknown = smooth_maps(calibration, lines, (0, N), periodic)
+    known = smooth_maps(calibration, lines, (0, N), periodic, noise_sd=1.0)
+    assert error(known, coils, truth) < 0.7 * error(unknown, coils, truth)
