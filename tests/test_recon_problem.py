@@ -101,6 +101,15 @@ def test_the_signal_power_is_the_images():
     assert problem.signal_power == pytest.approx(power, rel=0.1)
 
 
+def test_coils_see_beyond_the_object_but_methods_without_a_prior_are_told_where_it_ends():
+    (problem,) = prepare(scan(noise_sd=0.002))
+    assert bool(problem.seen.all())
+    assert not bool(problem.support.all())
+    assert torch.equal((problem.supported.maps != 0).any(0), problem.support)
+    assert_close(problem.supported.maps[:, problem.support], problem.sense.maps[:, problem.support])
+    assert not classical(problem)[~problem.support].any()
+
+
 def test_slices_of_a_volume_come_apart():
     problems = list(prepare(scan(n_z=4, noise_sd=0.002)))
     assert [p.z for p in problems] == [0, 1, 2, 3]

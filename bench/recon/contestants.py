@@ -76,7 +76,7 @@ def best_wavelet(slice_: Slice) -> Made:
     for weight in WAVELET_WEIGHTS:
         start = time.perf_counter()
         image = sigpy.mri.app.L1WaveletRecon(
-            problem.kspace.numpy(), problem.sense.maps.numpy(), weight, show_pbar=False, max_iter=100
+            problem.kspace.numpy(), problem.supported.maps.numpy(), weight, show_pbar=False, max_iter=100
         ).run()
         made = Made(torch.from_numpy(np.asarray(image))[None], time.perf_counter() - start, f"lambda {weight:.1e}")
         found.append((float((made.mean.abs() - slice_.truth.abs())[slice_.mask].square().sum()), made))

@@ -99,7 +99,7 @@ def _network(deepinv: Any, network: Denoiser) -> Any:
 
 
 def _physics(deepinv: Any, slice_: Slice, n: int) -> tuple[Any, torch.Tensor]:
-    sense = slice_.problem.sense
+    sense = slice_.problem.supported
     offset = sense.forward(torch.full_like(slice_.truth, 0.5 + 0.5j))
     y = _real((slice_.problem.kspace / (2 * RANGE) + offset)[None])
     noise = deepinv.physics.GaussianNoise(float(slice_.problem.noise_sd) / (2 * RANGE))

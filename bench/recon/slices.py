@@ -89,7 +89,7 @@ def make(recipe: Recipe) -> Slice:
     (problem,) = prepare(kspace)
     white = whitening_matrix(kspace.noise_covariance).astype(np.complex64)
     clean = fft_centred(torch.from_numpy(np.einsum("cd,dyx->cyx", white, simulated.coil_maps * simulated.images[0])))
-    return _judged(problem, combine_coils(clean / problem.scale, problem.sense.maps))
+    return _judged(problem, combine_coils(clean / problem.scale, problem.supported.maps))
 
 
 def from_file(path: Path, acceleration: int, n_calibration: int) -> Slice:
@@ -101,7 +101,7 @@ def from_file(path: Path, acceleration: int, n_calibration: int) -> Slice:
     (problem,) = prepare(undersample(full, acceleration, n_calibration))
     white = whitening_matrix(full.noise_covariance).astype(np.complex64)
     kspace = torch.from_numpy(np.einsum("cd,dyx->cyx", white, full.data[:, 0]))
-    judged = _judged(problem, combine_coils(kspace / problem.scale, problem.sense.maps))
+    judged = _judged(problem, combine_coils(kspace / problem.scale, problem.supported.maps))
     missing = 1 - float(problem.sense.mask.expand(judged.truth.shape).float().mean())
     return replace(judged, unseen_noise=2 * float(problem.noise_sd) ** 2 * missing)
 

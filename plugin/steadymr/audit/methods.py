@@ -137,7 +137,7 @@ def l1_wavelet(problem: Problem, networks: Networks, generator: torch.Generator)
         raise SettingsError("l1_wavelet needs sigpy, which is not installed: pip install 'steadymr[audit]'") from error
     app = sigpy.mri.app.L1WaveletRecon(
         problem.kspace.cpu().numpy(),
-        problem.sense.maps.cpu().numpy(),
+        problem.supported.maps.cpu().numpy(),
         WAVELET_WEIGHT,
         weights=problem.sense.mask.expand(problem.kspace.shape[-2:]).float().cpu().numpy(),
         wave_name=WAVELET,

@@ -89,7 +89,7 @@ def amplification(change: Complex64[Tensor, "y x"], delta: Complex64[Tensor, "co
     ``A^+`` is the least-squares inverse, damped where the thermal noise exceeds the signal, so that it does not itself
     amplify. 1 for that inverse; divide by the value for thermal noise of the same method to have it in units of that.
     """
-    asked = cg_sense(problem.sense, delta, regularisation=problem.noise_to_signal)
+    asked = cg_sense(problem.supported, delta, regularisation=problem.noise_to_signal)
     return float(torch.linalg.vector_norm(change * problem.support) / torch.linalg.vector_norm(asked))
 
 
@@ -99,7 +99,7 @@ def image_noise_sd(problem: Problem) -> Float32[np.ndarray, "y x"]:
     Exact where whole lines are acquired: the diagonal of ``M A^H A M s^2`` with ``M = (A^H A + w)^-1``. Elsewhere the
     noise of a sample times the root of the acceleration.
     """
-    sense, noise_sd = problem.sense, float(problem.noise_sd)
+    sense, noise_sd = problem.supported, float(problem.noise_sd)
     if not sense.is_by_lines:
         share = float(sense.mask.float().mean())
         return np.full(problem.kspace.shape[-2:], noise_sd / share**0.5, np.float32)

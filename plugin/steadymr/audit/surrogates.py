@@ -30,7 +30,7 @@ N_LEVELS = 4  #: of the shortened chain
 
 def classical_surrogate(problem: Problem, *, regularisation: float = REGULARISATION) -> Surrogate:
     """CG-SENSE, exactly solved: linear in k-space."""
-    return lambda kspace: _tikhonov(problem, kspace, regularisation)
+    return _tikhonov(problem, regularisation)
 
 
 def unet_surrogate(problems: Problem | Sequence[Problem], network: Network) -> Surrogate:
@@ -40,10 +40,10 @@ def unet_surrogate(problems: Problem | Sequence[Problem], network: Network) -> S
         ReconError: if the scan is too small for the network.
     """
     several = _several(problems)
+    solvers = [_tikhonov(problem, NETWORK_REGULARISATION) for problem in several]
 
     def reconstruct(kspace: Tensor) -> Tensor:
-        parts = zip(several, kspace.chunk(len(several)), strict=True)
-        images = torch.cat([_tikhonov(problem, part, NETWORK_REGULARISATION) for problem, part in parts])
+        images = torch.cat([solve(part) for solve, part in zip(solvers, kspace.chunk(len(several)), strict=True)])
         channels = network(torch.stack([images.real, images.imag], dim=1)).float()
         return _on_support(several, torch.complex(channels[:, 0], channels[:, 1]))
 
@@ -57,7 +57,7 @@ def varnet_surrogate(problems: Problem | Sequence[Problem], network: SupervisedV
         ReconError: if the scan is too small for the network.
     """
     several = _several(problems)
-    maps = torch.stack([problem.sense.maps for problem in several])
+    maps = torch.stack([problem.supported.maps for problem in several])
     masks = torch.stack([problem.sense.mask for problem in several])
 
     def reconstruct(kspace: Tensor) -> Tensor:
@@ -90,10 +90,11 @@ def diffusion_surrogate(
     _several(problem)
     levels = noise_levels(n_levels, sigma_max, min(SIGMA_MIN, float(problem.noise_sd) / 3))
     still = _likelihood(problem, problem.kspace.expand(n_samples, -1, -1, -1))
+    start = _tikhonov(problem, REGULARISATION)
     draws = [still.fluctuation(sigma, generator) / 2**0.5 for sigma in levels]
 
     def reconstruct(kspace: Tensor) -> Tensor:
-        image = _tikhonov(problem, kspace, REGULARISATION).repeat_interleave(n_samples, 0)
+        image = start(kspace).repeat_interleave(n_samples, 0)
         likelihood = _likelihood(problem, kspace.repeat_interleave(n_samples, 0))
         last = None
         for sigma, draw in zip(levels, draws, strict=True):
@@ -102,7 +103,7 @@ def diffusion_surrogate(
             chains = mean.reshape(len(kspace), n_samples, *mean.shape[-2:])
             image = mean + half_noise + onward(chains, last).flatten(0, 1)
             last = chains
-        images: Tensor = chains.mean(1) * problem.support
+        images: Tensor = chains.mean(1) * problem.seen
         return images
 
     return reconstruct
@@ -155,18 +156,20 @@ def _on_support(problems: Sequence[Problem], images: Complex64[Tensor, "row y x"
     return images * supports.repeat_interleave(len(images) // len(problems), 0)
 
 
-def _tikhonov(
-    problem: Problem, kspace: Complex64[Tensor, "row coil y x"], regularisation: float
-) -> Complex64[Tensor, "row y x"]:
+def _tikhonov(problem: Problem, regularisation: float) -> Surrogate:
     """What conjugate gradients converge to; the regulariser stays that of the unchanged measurement."""
-    weight = regularisation * problem.noise_to_signal
-    rhs = problem.sense.adjoint(kspace)
-    if problem.sense.is_by_lines:
-        return problem.sense.columns.solve(rhs, 1.0, weight)
-    with torch.no_grad():
-        solution = _solved(rhs, problem.sense, weight)
-    # the matrix is Hermitian: the gradient takes the same way back
-    return _with_gradient(rhs, solution, lambda gradient: _solved(gradient, problem.sense, weight))
+    weight, sense = regularisation * problem.noise_to_signal, problem.supported
+
+    def solve(kspace: Tensor) -> Tensor:
+        rhs = sense.adjoint(kspace)
+        if sense.is_by_lines:
+            return sense.columns.solve(rhs, 1.0, weight)
+        with torch.no_grad():
+            solution = _solved(rhs, sense, weight)
+        # the matrix is Hermitian: the gradient takes the same way back
+        return _with_gradient(rhs, solution, lambda gradient: _solved(gradient, sense, weight))
+
+    return solve
 
 
 def _solved(rhs: Complex64[Tensor, "row y x"], sense: Sense, weight: float) -> Complex64[Tensor, "row y x"]:

@@ -77,7 +77,7 @@ def calibration_block(
         CalibrationError: if no line at the centre was acquired.
     """
     _, n_y, n_x = calibration.shape
-    first, end = _run_around(lines.cpu().numpy(), n_y // 2)
+    first, end = run_around(lines.cpu().numpy(), n_y // 2)
     if end == first:
         raise CalibrationError(
             "coil maps need calibration lines around the centre of k-space, but none were acquired there; "
@@ -96,7 +96,7 @@ def aligned_in_phase(
     return maps * torch.polar(torch.ones_like(phase), -phase)
 
 
-def _run_around(lines: Bool[np.ndarray, "y"], centre: int) -> tuple[int, int]:
+def run_around(lines: Bool[np.ndarray, "y"], centre: int) -> tuple[int, int]:
     """The run of acquired lines that holds the centre or a neighbour of it, half-open; empty if there is none."""
     near = [k for k in (centre, centre - 1, centre + 1) if 0 <= k < len(lines) and lines[k]]
     if not near:

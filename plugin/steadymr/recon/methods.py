@@ -48,7 +48,7 @@ def classical(
     was found from 1 to 3 (R = 2) to 10 (R = 4 and 6), so the default lies in between.
     """
     weight = regularisation * problem.noise_to_signal
-    image = cg_sense(problem.sense, problem.kspace, regularisation=weight, n_iterations=n_iterations)
+    image = cg_sense(problem.supported, problem.kspace, regularisation=weight, n_iterations=n_iterations)
     return _finite(image, "CG-SENSE")
 
 
@@ -68,7 +68,7 @@ def supervised_varnet(problem: Problem, network: UnrolledNetwork) -> Complex64[T
     network's errs everywhere by ``UNROLLED_SD`` and the data by their noise. On scans unlike those of its training
     that brings back what the network took away.
     """
-    kspace, sense = problem.kspace[None], problem.sense
+    kspace, sense = problem.kspace[None], problem.supported
     with torch.no_grad():  # one after the other, or memory would be four times as much
         turned = [network(phase * kspace, sense.maps, sense.mask) / phase for phase in (1, 1j, -1, -1j)]
     said = Likelihood.of(sense, kspace, problem.noise_sd[None])
@@ -87,7 +87,10 @@ def posterior_samples(
     sigma_max: float = SIGMA_MAX,
     sampler: Sampler = preconditioned_langevin,
 ) -> Complex64[Tensor, "sample y x"]:
-    """Images that prior and data allow, drawn all in one batch; zero outside the coils' support.
+    """Images that prior and data allow, drawn all in one batch.
+
+    Outside the support they need not be zero, for an edge rings beyond it, and the prior knows air from tissue; they
+    are where no coil sees.
 
     They come in antithetic pairs, so that their mean hardly depends on how few they are; the prior is made symmetric,
     see `steadymr.recon.samplers.symmetric`.
@@ -111,7 +114,7 @@ def posterior_samples(
             likelihood, start = _likelihood(problem, n_samples, n_noise_draws, generator)
             levels = noise_levels(n_levels, sigma_max, _last_level(problem))
             samples = sampler(symmetric(denoiser, generator), likelihood, start, levels=levels, generator=generator)
-            return _finite(samples * problem.support, "the posterior sampler")
+            return _finite(samples * problem.seen, "the posterior sampler")
     except torch.cuda.OutOfMemoryError as error:
         raise DeviceError(
             f"the device has too little memory for {n_samples} samples at once; ask for fewer, or for --device cpu"
@@ -142,7 +145,7 @@ def _likelihood(
 def fully_sampled(full: KSpace, problem: Problem) -> Complex64[Tensor, "y x"]:
     """The same slice from the full scan, coils combined with the problem's maps: what undersampling is judged by."""
     kspace = whitened_slice(full, problem.z).to(problem.kspace.device)
-    return _finite(combine_coils(kspace / problem.scale, problem.sense.maps), "the coil combination")
+    return _finite(combine_coils(kspace / problem.scale, problem.supported.maps), "the coil combination")
 
 
 def root_sum_of_squares(kspace: KSpace, z: int) -> Float32[Tensor, "y x"]:

@@ -32,17 +32,32 @@ class Problem:
     the noise has standard deviation 1 per real channel.
     """
 
-    sense: Sense
+    sense: Sense  #: what the coils measure of an object wherever in the field of view it lies
     kspace: Complex64[Tensor, "*sample coil y x"]  #: whitened and scaled, zero where not acquired
     noise_sd: Float32[Tensor, "*sample"]  #: per real channel, of each acquired sample
     signal_power: float  #: mean of |image|^2 per pixel inside the support, as the centre of k-space tells it
     scale: float
     z: int = 0
+    outline: Bool[Tensor, "y x"] | None = None  #: where the object lies; None: wherever any coil sees anything
+
+    @property
+    def seen(self) -> Bool[Tensor, "y x"]:
+        """Where any coil sees anything."""
+        return (self.sense.maps != 0).any(0)
 
     @property
     def support(self) -> Bool[Tensor, "y x"]:
-        """Where any coil sees anything."""
-        return (self.sense.maps != 0).any(0)
+        """Where the object lies."""
+        return self.seen if self.outline is None else self.outline
+
+    @property
+    def supported(self) -> Sense:
+        """What the coils measure of an object that ends with the support.
+
+        For methods that do not know air from tissue by themselves: the fewer pixels, the surer they are of each. A
+        prior knows, and must be free to put an edge's ringing where it lies, beyond the support.
+        """
+        return self.sense if self.outline is None else Sense(self.sense.maps * self.outline, self.sense.mask)
 
     @property
     def noise_to_signal(self) -> float:
@@ -91,14 +106,17 @@ def prepare(
                 raise
             logger.warning("z = %d of the volume holds hardly more than noise; its coil maps are kept everywhere", z)
             maps = maps_with_crop(0.0)
-        maps = smooth_maps(block, lines, kspace.k0_range, maps, noise_sd=1.0)  # whitened
-        yield problem_from(data[:, z].to(device), maps, mask, z=z)
+        outline, acquired = (maps != 0).any(0), data[:, z].to(device)
+        image = (acquired, mask.any(1).cpu())
+        maps = smooth_maps(block, lines, kspace.k0_range, maps, noise_sd=1.0, image=image)  # whitened
+        yield problem_from(acquired, maps, mask, outline, z=z)
 
 
 def problem_from(
     kspace: Complex64[Tensor, "coil y x"],
     maps: Complex64[Tensor, "coil y x"],
     mask: Bool[Tensor, "y #x"],
+    outline: Bool[Tensor, "y x"] | None = None,
     *,
     z: int = 0,
 ) -> Problem:
@@ -109,11 +127,11 @@ def problem_from(
     """
     sense = Sense(maps, mask)
     acquired = kspace * mask
-    power = _signal_power(acquired, sense)
+    power = _signal_power(acquired, sense, (maps != 0).any(0) if outline is None else outline)
     if not power > 0 or not np.isfinite(power):
         raise ReconError(f"expected signal in slice z = {z}, but k-space is zero or not finite; look at the raw data")
-    unscaled = Problem(sense, acquired, torch.ones((), device=kspace.device), power, 1.0, z)
-    image = cg_sense(sense, acquired, regularisation=unscaled.noise_to_signal)
+    unscaled = Problem(sense, acquired, torch.ones((), device=kspace.device), power, 1.0, z, outline)
+    image = cg_sense(unscaled.supported, acquired, regularisation=unscaled.noise_to_signal)
     scale = float(torch.quantile(image.abs().flatten(), SCALE_PERCENTILE))
     return replace(
         unscaled,
@@ -176,13 +194,12 @@ def _mask(kspace: KSpace) -> Bool[Tensor, "y #x"]:
     return lines & (column >= first) & (column < end)
 
 
-def _signal_power(kspace: Complex64[Tensor, "coil y x"], sense: Sense) -> float:
+def _signal_power(kspace: Complex64[Tensor, "coil y x"], sense: Sense, support: Bool[Tensor, "y x"]) -> float:
     """Mean of |image|^2 in the support: the energy of the acquired samples less that of their noise.
 
     With maps of unit norm, the energy of all channels' k-space is that of the image (Parseval).
     """
-    support = int((sense.maps != 0).any(0).sum())
     energy = (kspace.real.square() + kspace.imag.square()).sum(0)
     mask = sense.mask.expand(energy.shape)
     noise = 2.0 * kspace.shape[0] * mask
-    return float(((energy - noise).sum()).clamp_min(0.05 * energy.sum()) / max(support, 1))
+    return float(((energy - noise).sum()).clamp_min(0.05 * energy.sum()) / max(int(support.sum()), 1))

@@ -155,6 +155,7 @@ def _estimated_maps(
     """Return the maps that a reconstruction would use, or where the scan is too noisy for them, the true ones."""
     block, lines, columns = measured * calibrated, calibrated[:, 0], (0, measured.shape[-1])
     try:
-        return smooth_maps(block, lines, columns, espirit_maps(block, lines, columns))
+        periodic = espirit_maps(block, lines, columns)
+        return smooth_maps(block, lines, columns, periodic) * (periodic != 0).any(0)
     except CalibrationError:
         return maps
