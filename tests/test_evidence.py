@@ -38,7 +38,7 @@ def test_a_coil_that_is_deaf_is_named(n_slices: int) -> None:
     dead = perturb.apply(healthy, (perturb.build("coil_fault", {"dead_coils": 1.0}),), 3)
     powers = [energy(coil) for coil in dead.data]
     before, after = evidence.deaf_coil_evidence(healthy), evidence.deaf_coil_evidence(dead)
-    assert before.values["deaf_coil"] < 0.05
+    assert before.values["deaf_coil"] == evidence.HEARS
     assert after.values["deaf_coil"] == pytest.approx(1, abs=0.2)
     assert after.places["deaf_coil"] == f"coil {int(np.argmin(powers))}"
     assert words.reasons(after.values, after.places) == (f"coil {int(np.argmin(powers))} hears hardly more than noise",)
@@ -56,6 +56,18 @@ def test_what_the_maps_explain_leaves_only_noise_in_every_column() -> None:
     found = np.array([list(evidence.misfit_evidence(problem(seed=seed)).values.values()) for seed in range(5)])
     assert found[:, 0] == pytest.approx(1, abs=0.06)
     assert found[:, 1].max() < 1.5
+
+
+@pytest.mark.parametrize(("wanted", "ends_with_support"), [(evidence.FREEDOM, False), (0.9, True)])
+def test_with_few_samples_the_misfit_is_that_of_an_image_that_ends_with_its_support(
+    wanted: float, ends_with_support: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Maps everywhere would leave hardly a sample for the noise to show in."""
+    everywhere = problem()
+    ended = replace(everywhere, outline=ellipses(N, N).abs() > 0)
+    expected = replace(everywhere, sense=ended.supported) if ends_with_support else everywhere
+    monkeypatch.setattr(evidence, "FREEDOM", wanted)
+    assert evidence.misfit_evidence(ended).values == evidence.misfit_evidence(expected).values
 
 
 def test_an_object_over_the_edge_of_the_field_of_view_is_seen_in_its_columns() -> None:

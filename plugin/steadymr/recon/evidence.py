@@ -24,6 +24,8 @@ from steadymr.types import KSpace
 
 NULL_MODE = 1e-4  #: combinations of pixels that are measured with less than this weight count as not measured
 CENTRE = 8  #: samples on each side of zero frequency where any coil that hears the object hears it well
+HEARS = 0.1  #: a coil of whose signal noise makes less is not deaf, and how much less says nothing
+FREEDOM = 0.25  #: of its measured samples a column keeps at least so many that its image cannot follow
 POOLED_COLUMNS = 3  #: image columns whose misfit is judged together
 
 
@@ -42,7 +44,8 @@ class Findings:
 def deaf_coil_evidence(kspace: KSpace) -> Findings:
     """The noise's share in what the coil that hears least measured at the centre of k-space, where signals are strong.
 
-    A dead element leaves data and maps consistent, so nothing else names it. Nothing is said if the centre is missing.
+    A dead element leaves data and maps consistent, so nothing else names it. Shares below ``HEARS`` count as that:
+    how far a coil lies from the object is not a fault. Nothing is said if the centre is missing.
     """
     n_k1, n_k0 = kspace.data.shape[2:]
     lines, columns = (slice(max(n // 2 - CENTRE, 0), n // 2 + CENTRE) for n in (n_k1, n_k0))
@@ -52,7 +55,7 @@ def deaf_coil_evidence(kspace: KSpace) -> Findings:
     measured = kspace.data[:, :, lines, columns][:, sampled]
     noise = np.diagonal(kspace.noise_covariance).real / np.maximum(np.mean(np.abs(measured) ** 2, axis=(1, 2)), 1e-30)
     coil = int(noise.argmax())
-    return Findings({"deaf_coil": float(noise[coil])}, {"deaf_coil": f"coil {coil}"})
+    return Findings({"deaf_coil": max(float(noise[coil]), HEARS)}, {"deaf_coil": f"coil {coil}"})
 
 
 def misfit_evidence(problem: Problem) -> Findings:
@@ -60,26 +63,35 @@ def misfit_evidence(problem: Problem) -> Findings:
 
     Where whole lines are acquired each column x of the image is a system of its own, and least squares leave
     ``coils * lines - rank`` complex samples of pure noise, whatever the object is. More is the fault of the maps: an
-    object that reaches over the edge of the field of view, a coil that moved, motion, a misplaced line. Where lines
-    are incomplete columns mix, and nothing is said.
+    object that reaches over the edge of the field of view, a coil that moved, motion, a misplaced line. Where so few
+    samples are left that chance would have its way, the image ends with the object's support. Where lines are
+    incomplete columns mix, and nothing is said.
     """
     if not problem.sense.is_by_lines:
         return Findings()
-    columns = problem.sense.columns
-    known = columns.eigenvalues > NULL_MODE
-    modes = columns.to_modes(problem.sense.adjoint(problem.kspace)[None])
-    image = columns.from_modes(modes * (known / columns.eigenvalues.clamp_min(NULL_MODE))[..., None])[0]
-    residual = ifft_centred(problem.kspace - problem.sense.forward(image), (-1,))
-    energy = square(residual).sum((0, 1)) / (2 * problem.noise_sd**2)
-    degrees = problem.kspace.shape[0] * int(problem.sense.mask.sum()) - known.sum(1)
-    if not bool((degrees > 0).all()):
+    n_samples = problem.kspace.shape[0] * int(problem.sense.mask.sum())
+    sense = problem.sense if _freedom(problem.sense, n_samples) >= FREEDOM else problem.supported
+    if not _freedom(sense, n_samples) > 0:
         return Findings()
+    columns = sense.columns
+    known = columns.eigenvalues > NULL_MODE
+    modes = columns.to_modes(sense.adjoint(problem.kspace)[None])
+    image = columns.from_modes(modes * (known / columns.eigenvalues.clamp_min(NULL_MODE))[..., None])[0]
+    residual = ifft_centred(problem.kspace - sense.forward(image), (-1,))
+    energy = square(residual).sum((0, 1)) / (2 * problem.noise_sd**2)
+    degrees = n_samples - known.sum(1)
     ratio = pooled(energy, POOLED_COLUMNS) / pooled(degrees.to(energy.dtype), POOLED_COLUMNS)
     column = int(ratio.argmax())
     return Findings(
         {"misfit": float(energy.sum() / degrees.sum()), "misfit_column": float(ratio[column])},
         {"misfit_column": f"column {column} of {len(ratio)}"},
     )
+
+
+def _freedom(sense: Sense, n_samples: int) -> float:
+    """The share of a column's measured samples that no image can follow, in the column that has fewest of them."""
+    known = (sense.columns.eigenvalues > NULL_MODE).sum(1)
+    return float((n_samples - known).min()) / max(n_samples, 1)
 
 
 def dispersion_evidence(problem: Problem, samples: Complex64[Tensor, "sample y x"]) -> Findings:

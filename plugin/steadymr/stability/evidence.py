@@ -78,7 +78,8 @@ EVIDENCE: Mapping[str, Kind] = MappingProxyType(
             2.0,
         ),
         "deaf_coil": Kind(
-            "The noise's share in what the coil that hears least measured at the centre of k-space; 1 if it is deaf.",
+            "The noise's share in what the coil that hears least measured at the centre of k-space; 1 if it is deaf, "
+            "0.1 if it hears well.",
             "{place} hears hardly more than noise",
             0.5,
         ),
