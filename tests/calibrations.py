@@ -54,7 +54,7 @@ def observation(
     )
     deviation = float(harm * np.exp(rng.normal(0, 0.2)))
     sentinels = dict.fromkeys(("sentinel", "sentinel_line", "sentinel_image"), deviation)
-    evidence = {"misfit": float(misfit), "misfit_column": float(misfit), **sentinels}
+    evidence = {"misfit": float(misfit), "residual_band": float(misfit), **sentinels}
     missed = tuple(float(max(0.0, 0.5 - 0.1 * scale)) for scale in SCALES)
     ssim = float(max(1 - error, 0.01))
     return Observation(subject, "drawn" if harmed else "", conditions, 1 - float(disagreement), evidence, ssim, missed)

@@ -32,7 +32,7 @@ def noisy_samples(image: np.ndarray, relative_sd: float, n: int = 8, seed: int =
 def scored(image: np.ndarray, samples: np.ndarray, sentinel: float = 1.0) -> StabilityReport:
     """Under conditions that a calibration of drawn numbers speaks for."""
     basis = Basis(calibration_of(200), CONDITIONS)
-    seen = {"misfit": 1.0, "misfit_column": 1.0}
+    seen = {"misfit": 1.0, "residual_band": 1.0}
     seen |= dict.fromkeys(("sentinel", "sentinel_line", "sentinel_image"), sentinel)
     return score_image(image_of(image), samples_of(samples), Thresholds(), evidence=seen, basis=basis)
 

@@ -11,7 +11,7 @@ from scans import observation
 from scipy import stats
 
 from steadymr.calibrate import fit
-from steadymr.stability.calibration import LIKENESS, Calibration, Judgement, judge
+from steadymr.stability.calibration import LIKENESS, WITNESSES, Calibration, Judgement, judge
 from steadymr.stability.fit import SCALES, Observation
 
 METHOD = "diffusion"
@@ -239,7 +239,7 @@ def _baseline(seen: Sequence[Seen], judged: Sequence[Seen], value: Callable[[See
 def ablation(rows: Sequence[dict[str, Any]], seen: Sequence[Observation]) -> dict[str, dict[str, float]]:
     """What is left when one piece of evidence is taken away before calibrating: rank, attacks and false alarms."""
     found = {}
-    for name in ("", *LIKENESS):
+    for name in ("", *dict.fromkeys((*LIKENESS, *WITNESSES))):
         if name and not any(name in one.evidence for one in seen):
             continue
         less = fit([_without(one, name) for one in seen if one.conditions.method == METHOD], "less")

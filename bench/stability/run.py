@@ -35,7 +35,7 @@ from steadymr.stability.notebook import read_notebook
 from steadymr.volume.judging import shipped_calibration
 
 ACCELERATIONS = (2, 4, 6, 8)
-FIRST = 32  #: subjects before it no longer judge: evidence was added after their misses had been seen
+FIRST = 64  #: subjects before it no longer judge: evidence and maps were changed after their misses had been seen
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ evidence that a scan can come with (a `Reading`), it holds
   so that it tells of errors that all samples share;
 - what both missed on the scans that were most like this one;
 - how large evidence was on clean scans, given agreement and conditions. Where a few pieces, the `WITNESSES`, deviate
-  from that by more, taken together, than on 19 clean scans of 20, an alarm sounds;
+  from that by more, taken together, than on nearly all clean scans, an alarm sounds;
 - for each acceleration a conformal correction (Vovk 2005; cross-conformal, Vovk 2015), so that the SSIM lies above the
   score in at least nine scans of ten that are clean and like those it was made from;
 - for each acceleration how many times the spread an interval must be to hold nine of ten tissue pixels on average
@@ -39,25 +39,14 @@ FORMAT = 5  #: goes up when an older steadymr could misread the file
 
 FLOOR_PERCENT = 0.5  #: of the local signal: no interval is narrower, whatever the samples agree on
 #: Evidence that the error is read from beside the agreement, where all scans of a calibration have it.
-TELLING = (
-    "differing_samples",
-    "differs_classical",
-    "differs_supervised",
-    "differs_diffusion",
-    "misfit_column",
-    "residual_band",
-)
+TELLING = ("differs_supervised", "differs_diffusion", "residual_band")
 #: Evidence that a scan has only if it was asked for: each of these may be missing, and there is a reading without.
 OPTIONAL = ("sentinel_image", "tempering")
 #: By what a scan is likened to those of a calibration, beside conditions and agreement.
 LIKENESS = (
     *TELLING,
-    "misfit",
-    "residual",
-    "residual_coil",
     "residual_mode",
     "out_of_step",
-    "dispersion_measured",
     "dispersion_unmeasured",
     "sentinel",
     "sentinel_line",
@@ -146,7 +135,7 @@ class Reading:
     cells: tuple[Cell, ...]
     witnesses: tuple[str, ...]  #: evidence that the alarm listens to
     clean: tuple[float, ...]  #: how strange it was on clean scans, see `strangeness`, rising
-    level: float  #: passed by one clean scan in twenty
+    level: float  #: passed by few clean scans
 
     @property
     def needs(self) -> frozenset[str]:

@@ -34,7 +34,9 @@ from steadymr.stability.conditions import Conditions, reach_of
 from steadymr.stability.regression import cross_residuals, fit_linear, fit_neighbours, folds
 
 ALPHA = 0.1  #: share of scans whose SSIM may lie below the score, and of tissue pixels outside their interval
-FALSE_ALARMS = 0.05  #: share of clean scans on which the alarm sounds
+#: Share of a calibration's clean scans that lie above the alarm's level. At most 5 % of others are to sound it, and the
+#: level itself scatters, for scans of one subject resemble each other.
+FALSE_ALARMS = 0.03
 #: What a scan may say in the fit of added errors, in logits of the error and logarithms of evidence: few that were
 #: harmed beyond recognition would set slopes that are wrong for the small harms that an alarm must find.
 LARGEST_ERROR = 1.0
@@ -142,8 +144,13 @@ def _reading(
         cells=_cells([observations[i] for i in unharmed], missed[unharmed]),
         witnesses=witnesses,
         clean=_rising(strange),
-        level=conformal_quantile([float(one) for one in strange], FALSE_ALARMS),
+        level=_level(strange),
     )
+
+
+def _level(strange: Float64[np.ndarray, " scan"]) -> float:
+    """What few clean scans pass; of so few that one is already more, the strangest: an alarm must be able to sound."""
+    return min(conformal_quantile([float(one) for one in strange], FALSE_ALARMS), float(strange.max()))
 
 
 def _witnesses(evidence: Sequence[str], there: Collection[str]) -> tuple[str, ...]:
