@@ -17,7 +17,8 @@ from steadymr.recon.weights import save_prior
 from steadymr.source.replay import open_scan
 from steadymr.stability.calibration import Calibration, write
 from steadymr.stability.conditions import Conditions
-from steadymr.stability.fit import SCALES, Observation, fit_method
+from steadymr.stability.fit import Observation, fit_method
+from steadymr.stability.intervals import SCALES
 from steadymr.stability.score import DEFINITION_VERSION
 from steadymr.stopwatch import Stopwatch
 from steadymr.volume.arriving import assembled

@@ -14,13 +14,11 @@ from steadymr.errors import SettingsError
 from steadymr.stability.calibration import Calibration, Judgement, features_of, judge, load, logit, write
 from steadymr.stability.conditions import anatomy_name
 from steadymr.stability.fit import (
-    SCALES,
     Observation,
     conformal_quantile,
     fit_method,
-    interval_scale,
-    misses,
 )
+from steadymr.stability.intervals import FACTORS, SCALES, fit_intervals, missed_at, misses, smallest_factor
 from steadymr.stability.regression import Linear, cross_residuals, fit_linear, fit_neighbours
 
 
@@ -248,16 +246,40 @@ def test_the_conformal_quantile_is_the_one_of_the_textbook() -> None:
 def test_intervals_hold_nine_pixels_of_ten_on_new_images() -> None:
     """Errors twice the spread in size need a factor, and the one found serves images that it was not found on."""
     rng = np.random.default_rng(5)
-    scale = interval_scale([misses(*_pixels(rng)) for _ in range(60)])
-    missed = [misses(*_pixels(rng))[SCALES.index(scale)] for _ in range(100)]
+    factor = smallest_factor([misses(*_pixels(rng)) for _ in range(60)], [2.0] * 60)
+    missed = [missed_at(misses(*_pixels(rng)), 2 * factor) for _ in range(100)]
     assert 0.04 <= np.mean(missed) <= 0.11
 
 
-def _pixels(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """An image, its truth, a spread that tells half the error, and the signal."""
+def test_intervals_are_wider_where_the_spread_tells_less_of_the_error() -> None:
+    """Noise of the full scan, which no sample knows, weighs more in noisy scans; each level has its nine of ten."""
+    rng = np.random.default_rng(6)
+
+    def drawn(n: int) -> tuple[list[dict[str, float]], list[tuple[float, ...]]]:
+        noise = [float(np.log(rng.choice([1.0, 3.0]))) for _ in range(n)]
+        return [{"log noise": one} for one in noise], [misses(*_pixels(rng, np.exp(one))) for one in noise]
+
+    features, missed = drawn(80)
+    found = fit_intervals(features, missed, ["log noise"], [str(i) for i in range(80)], {4.0: list(range(80))})
+    for level in (0.0, np.log(3.0)):
+        held = [
+            1 - missed_at(one, found.scale(feature, 4.0))
+            for feature, one in zip(*drawn(80), strict=True)
+            if feature["log noise"] == pytest.approx(level)
+        ]
+        assert 0.88 <= np.mean(held) <= 0.96
+
+
+def test_where_no_factor_is_enough_the_widest_is_taken() -> None:
+    """An interval that misses everything cannot be made right, and must not become narrow."""
+    assert smallest_factor([tuple(1.0 for _ in SCALES)] * 20, [1.0] * 20) == FACTORS[-1]
+
+
+def _pixels(rng: np.random.Generator, more: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """An image, its truth, a spread that tells half the error or less, and the signal."""
     truth = np.full((N_PIXELS, N_PIXELS), 100.0, np.float32)
     spread_percent = rng.uniform(1, 5, truth.shape).astype(np.float32)
-    error = 2 * spread_percent * rng.standard_normal(truth.shape)
+    error = 2 * more * spread_percent * rng.standard_normal(truth.shape)
     return (truth + error).astype(np.float32), truth, spread_percent, truth.astype(float)
 
 

@@ -12,7 +12,8 @@ from scipy import stats
 
 from steadymr.calibrate import fit
 from steadymr.stability.calibration import LIKENESS, WITNESSES, Calibration, Judgement, judge
-from steadymr.stability.fit import SCALES, Observation
+from steadymr.stability.fit import Observation
+from steadymr.stability.intervals import missed_at
 
 METHOD = "diffusion"
 DAMAGE_DB = 1.0
@@ -149,9 +150,8 @@ def _conditions(judged: Sequence[Seen]) -> dict[str, list[int]]:
 
 
 def _missed(one: Seen) -> float:
-    """Share of tissue pixels outside their interval, at the largest tabled scale that is not wider."""
-    scale = one.judged.interval_scale if one.judged is not None else 0.0
-    return one.found.misses[max(int(np.searchsorted(SCALES, scale * (1 + 1e-9))) - 1, 0)]
+    """Share of tissue pixels outside their interval."""
+    return missed_at(one.found.misses, one.judged.interval_scale if one.judged is not None else 0.0)
 
 
 def _damage(seen: Sequence[Seen]) -> dict[tuple[Any, ...], float]:

@@ -29,7 +29,8 @@ from steadymr.simulate.scan import simulate_scan
 from steadymr.simulate.seeds import Purpose
 from steadymr.source.replay import open_scan
 from steadymr.stability.calibration import Calibration, write
-from steadymr.stability.fit import Observation, fit_method, misses
+from steadymr.stability.fit import Observation, fit_method
+from steadymr.stability.intervals import misses
 from steadymr.stability.metrics import tissue_mask
 from steadymr.stability.notebook import append_to_notebook, read_notebook, write_notebook
 from steadymr.stability.score import DEFINITION_VERSION, local_signal, pixel_mm

@@ -190,12 +190,14 @@ def _eigen(matrices: Complex64[Tensor, "x y y2"]) -> tuple[Float[Tensor, "x y"],
     """Eigenvalues and eigenvectors of Hermitian matrices, in double precision where single does not converge.
 
     Columns partly outside the coils' support have many eigenvalues that are zero, on which LAPACK's divide and conquer
-    has been seen to give up in single precision.
+    has been seen to give up in single precision, and to return NaN without a word.
     """
     try:
         values, vectors = torch.linalg.eigh(matrices)
     except LinAlgError:
-        values, vectors = _eigen_in_double_precision(matrices)
+        return _eigen_in_double_precision(matrices)
+    if not bool(torch.isfinite(values).all()):
+        return _eigen_in_double_precision(matrices)
     return values, vectors
 
 

@@ -13,8 +13,8 @@ evidence that a scan can come with (a `Reading`), it holds
   from that by more, taken together, than on nearly all clean scans, an alarm sounds;
 - for each acceleration a conformal correction (Vovk 2005; cross-conformal, Vovk 2015), so that the SSIM lies above the
   score in at least nine scans of ten that are clean and like those it was made from;
-- for each acceleration how many times the spread an interval must be to hold nine of ten tissue pixels on average
-  (conformal risk control, arXiv 2208.02814; intervals for images, arXiv 2202.05265).
+- how many times the spread an interval must be to hold nine of ten tissue pixels on average, given conditions and
+  agreement, with a factor for each acceleration (conformal risk control; intervals for images, arXiv 2202.05265).
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from jaxtyping import Float64
 
 from steadymr.errors import OutputError, SettingsError
 from steadymr.stability.conditions import Conditions, Reach
+from steadymr.stability.intervals import Factor, Intervals
 from steadymr.stability.regression import Linear, Neighbours
 
 KIND = "steadymr stability calibration"
-FORMAT = 5  #: goes up when an older steadymr could misread the file
+FORMAT = 6  #: goes up when an older steadymr could misread the file
 
-FLOOR_PERCENT = 0.5  #: of the local signal: no interval is narrower, whatever the samples agree on
 #: Evidence that the error is read from beside the agreement, where all scans of a calibration have it.
 TELLING = ("differs_supervised", "differs_diffusion", "residual_band")
 #: Evidence that a scan has only if it was asked for: each of these may be missing, and there is a reading without.
@@ -69,7 +69,6 @@ class Cell:
     acceleration: float
     n_scans: int
     correction: float  #: added to the predicted logit of the error
-    interval_scale: float  #: half the interval's width over the spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +154,7 @@ class MethodCalibration:
     reach: Reach
     readings: tuple[Reading, ...]  #: the one with most evidence first
     usual: tuple[Usual, ...]  #: logarithms of evidence
+    intervals: Intervals
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ class Judgement:
     """What a calibration says about one image."""
 
     score: float
-    interval_scale: float
+    interval_scale: float  #: half the interval's width over the spread
     strangeness: float  #: of all witnesses together; more than the level sounds the alarm
     alarm: Alarm | None
 
@@ -237,7 +237,8 @@ def _judge(
         alarm = Alarm(max(math.exp(excess), 1.0), p_value(strange, reading.clean), beyond_all, witnesses)
         wider = max(math.exp(excess / 2), 1.0)  # one less the SSIM grows with the square of small errors
     logit_of_error = reading.error(features) + cell.correction
-    return Judgement(_share(-logit_of_error), cell.interval_scale * wider, strange, alarm)
+    scale = method.intervals.scale(features, conditions.acceleration)
+    return Judgement(_share(-logit_of_error), scale * wider, strange, alarm)
 
 
 def strangeness(deviations: Float64[np.ndarray, "witness *scan"]) -> Float64[np.ndarray, "*scan"]:
@@ -355,6 +356,7 @@ def _method(content: dict[str, Any]) -> MethodCalibration:
         reach=Reach(**reach),
         readings=tuple(_reading(one) for one in content["readings"]),
         usual=tuple(_usual(one) for one in content["usual"]),
+        intervals=_intervals(content["intervals"]),
     )
 
 
@@ -377,6 +379,10 @@ def _error_map(content: dict[str, Any]) -> ErrorMap:
         added=Linear(**content["added"]),
         missed=Neighbours(missed["centre"], missed["scale"], cases, weights),
     )
+
+
+def _intervals(content: dict[str, Any]) -> Intervals:
+    return Intervals(Linear(**content["needed"]), tuple(Factor(**one) for one in content["factors"]))
 
 
 def _usual(content: dict[str, Any]) -> Usual:

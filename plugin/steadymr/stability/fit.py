@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float64
 
 from steadymr.errors import SettingsError
 from steadymr.stability.calibration import (
-    FLOOR_PERCENT,
     LIKENESS,
     OPTIONAL,
     TELLING,
@@ -31,9 +30,10 @@ from steadymr.stability.calibration import (
     strangeness,
 )
 from steadymr.stability.conditions import Conditions, reach_of
+from steadymr.stability.intervals import Intervals, fit_intervals
 from steadymr.stability.regression import cross_residuals, fit_linear, fit_neighbours, folds
 
-ALPHA = 0.1  #: share of scans whose SSIM may lie below the score, and of tissue pixels outside their interval
+ALPHA = 0.1  #: share of scans whose SSIM may lie below the score
 #: Share of a calibration's clean scans that lie above the alarm's level. At most 5 % of others are to sound it, and the
 #: level itself scatters, for scans of one subject resemble each other.
 FALSE_ALARMS = 0.03
@@ -42,7 +42,6 @@ FALSE_ALARMS = 0.03
 LARGEST_ERROR = 1.0
 LARGEST_EXCESS = 0.7
 MINIMUM_SCANS = 15  #: of each acceleration; with fewer the correction is the worst scan's or worse
-SCALES = tuple(float(scale) for scale in np.geomspace(0.25, 16, 61))  #: that are tried for the interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,28 +54,12 @@ class Observation:
     agreement: float
     evidence: dict[str, float]
     ssim: float  #: with the fully sampled image, inside the tissue
-    misses: tuple[float, ...]  #: share of tissue pixels whose interval misses the truth, for each of ``SCALES``
+    misses: tuple[float, ...]  #: share of tissue pixels whose interval misses the truth, see `intervals.misses`
 
     @property
     def harmed(self) -> bool:
         """Whether anything was done to it."""
         return bool(self.harm)
-
-
-def misses(
-    image: Float32[np.ndarray, "y x"],
-    truth: Float32[np.ndarray, "y x"],
-    spread_percent: Float32[np.ndarray, "y x"],
-    signal: Float[np.ndarray, "y x"],
-) -> tuple[float, ...]:
-    """For each of ``SCALES`` the share of tissue pixels whose interval does not hold the true magnitude.
-
-    ``signal`` is the local tissue signal that the spread is in per cent of.
-    """
-    tissue = np.isfinite(spread_percent)
-    error_percent = 100 * np.abs(image - truth)[tissue] / signal[tissue]
-    needed = (error_percent - FLOOR_PERCENT) / np.maximum(spread_percent[tissue], 1e-6)
-    return tuple(float(np.mean(needed > scale)) for scale in SCALES)
 
 
 def fit_method(observations: Sequence[Observation]) -> MethodCalibration:
@@ -98,6 +81,7 @@ def fit_method(observations: Sequence[Observation]) -> MethodCalibration:
         reach=reach_of([one.conditions for one in clean], tuple(groups)),
         readings=tuple(_reading(observations, evidence, deviations) for evidence in sets),
         usual=tuple(one for one, _ in usual),
+        intervals=_intervals(clean, groups),
     )
 
 
@@ -113,14 +97,6 @@ def conformal_quantile(values: Sequence[float], alpha: float = ALPHA) -> float:
     """The smallest value that one more of the same kind exceeds with probability ``alpha`` at most."""
     rank = math.ceil((len(values) + 1) * (1 - alpha))
     return float(np.sort(values)[rank - 1]) if rank <= len(values) else math.inf
-
-
-def interval_scale(misses_of_scans: Sequence[tuple[float, ...]], alpha: float = ALPHA) -> float:
-    """The smallest of ``SCALES`` whose expected share of missed pixels is ``alpha`` at most; the largest if none is."""
-    n = len(misses_of_scans)
-    risk = (np.sum(misses_of_scans, axis=0) + 1) / (n + 1)
-    enough = np.flatnonzero(risk <= alpha)
-    return SCALES[int(enough[0])] if enough.size else SCALES[-1]
 
 
 def _reading(
@@ -202,10 +178,15 @@ def _cells(clean: Sequence[Observation], residuals: np.ndarray) -> tuple[Cell, .
             acceleration=acceleration,
             n_scans=len(members),
             correction=conformal_quantile([float(residuals[i]) for i in members]),
-            interval_scale=interval_scale([clean[i].misses for i in members]),
         )
         for acceleration, members in by_acceleration(clean).items()
     )
+
+
+def _intervals(clean: Sequence[Observation], groups: Mapping[float, list[int]]) -> Intervals:
+    features = [features_of(one.conditions, one.agreement, one.evidence) for one in clean]
+    subjects = [one.subject for one in clean]
+    return fit_intervals(features, [one.misses for one in clean], _given(clean), subjects, groups)
 
 
 def _usual_evidence(

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 from scipy import ndimage
 
-from steadymr.stability.calibration import FLOOR_PERCENT, Alarm, Calibration, Judgement, Witness, judge
+from steadymr.stability.calibration import Alarm, Calibration, Judgement, Witness, judge
 from steadymr.stability.conditions import Conditions
+from steadymr.stability.intervals import FLOOR_PERCENT
 from steadymr.stability.metrics import ssim_map, tissue_mask
 from steadymr.stability.regions import Region, regions_above
 from steadymr.types import Image, SampleSet, StabilityReport, Verdict
