@@ -3,8 +3,9 @@
 Reconstructs simulated scans of subjects that served neither training nor calibration, clean, imperfect and attacked,
 judges them by the shipped calibration (or that of ``--calibration FILE``), and prints the figures that the score is
 judged by, with baselines. Rows are appended to ``DIR/rows.jsonl`` as they are done, and a run that was broken off goes
-on from there. ``--quick`` takes 12 subjects in place of 32, and leaves cyclic consistency out. Subjects are those from
-``--first`` on: the ones before have been looked at, and what was missed there has led to changes since.
+on from there. ``--quick`` takes 12 subjects in place of 32 (or of ``--subjects``), and leaves cyclic consistency out.
+Subjects are those from ``--first`` on: the ones before have been looked at, and what was missed there led to changes
+since.
 
 With ``--notebook FILE``, what ``steadymr calibrate --notebook FILE`` saw of its scans, each piece of evidence is also
 taken away before calibrating, and the table says what is left. ``--report`` only draws up the table from the rows that
@@ -35,7 +36,7 @@ from steadymr.stability.notebook import read_notebook
 from steadymr.volume.judging import shipped_calibration
 
 ACCELERATIONS = (2, 4, 6, 8)
-FIRST = 64  #: subjects before it no longer judge: evidence and maps were changed after their misses had been seen
+FIRST = 96  #: subjects before it no longer judge: evidence and maps were changed after their misses had been seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +47,14 @@ class Plan:
     n_test: int
 
 
-def plan_of(quick: bool) -> Plan:
-    return Plan(load_settings(None, {"stability": {"tempered": True, "cyclic": not quick}}), 12 if quick else 32)
+def plan_of(quick: bool, n_test: int) -> Plan:
+    settings = load_settings(None, {"stability": {"tempered": True, "cyclic": not quick}})
+    return Plan(settings, min(n_test, 12) if quick else n_test)
 
 
 def main() -> None:
     arguments = _arguments()
-    plan = plan_of(arguments.quick)
+    plan = plan_of(arguments.quick, arguments.subjects)
     rows_path = arguments.out / "rows.jsonl"
     arguments.out.mkdir(parents=True, exist_ok=True)
     if not arguments.report:
@@ -79,6 +81,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--calibration", type=Path, help="to judge this one, not the shipped one")
     parser.add_argument("--notebook", type=Path, help="what the calibration saw, for the ablation")
     parser.add_argument("--first", type=int, default=FIRST, help="number of the first subject")
+    parser.add_argument("--subjects", type=int, default=32, help="how many subjects")
     parser.add_argument("--out", type=Path, default=Path("runs/stability"))
     parser.add_argument("--processes", type=int, default=2)
     return parser.parse_args()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ NOISE_TO_SIGNAL_MINIMUM = 1e-6  #: keeps conjugate gradients in single precision
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """One slice to reconstruct, or several versions of it along the leading axis of ``kspace``.
 
@@ -50,7 +51,7 @@ class Problem:
         """Where the object lies."""
         return self.seen if self.outline is None else self.outline
 
-    @property
+    @cached_property
     def supported(self) -> Sense:
         """What the coils measure of an object that ends with the support.
 

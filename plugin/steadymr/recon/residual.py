@@ -50,16 +50,19 @@ def _by_strength(problem: Problem, residual: Complex64[Tensor, "coil y x"]) -> F
     A small change of the data moves an image far only along modes that the coils hardly tell apart, and among many
     well measured ones it does not show. With the right prior each mode's residual is the noise's, less the share that
     the image follows; a class that fits better than the noise counts as 1, since strong modes do so by more or less.
-    Where lines are incomplete columns mix, and nothing is said.
+    Modes are those of objects that end with the support: with those of the air the weak ones would be half as many
+    again, and a change that moves the object would drown among them. Where lines are incomplete columns mix, and
+    nothing is said.
     """
-    if not problem.sense.is_by_lines:
+    sense = problem.supported
+    if not sense.is_by_lines:
         return Findings()
-    columns, noise = problem.sense.columns, 2 * problem.noise_sd**2
+    columns, noise = sense.columns, 2 * problem.noise_sd**2
     known = columns.eigenvalues > NULL_MODE
     strength = columns.eigenvalues[known] / noise
     if not len(strength):
         return Findings()
-    modes = columns.to_modes(problem.sense.adjoint(residual)[None])[..., 0][known]
+    modes = columns.to_modes(sense.adjoint(residual)[None])[..., 0][known]
     energy = square(modes) / (strength * noise**2)
     decades = strength.log10().floor().to(torch.int64)
     lowest, pure = int(decades.min()), PURE_NOISE * len(decades)
