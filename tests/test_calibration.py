@@ -270,6 +270,12 @@ def test_intervals_are_wider_where_the_spread_tells_less_of_the_error() -> None:
         assert 0.88 <= np.mean(held) <= 0.96
 
 
+def test_an_interval_narrower_than_any_that_was_tried_counts_as_missing_everything() -> None:
+    """Nothing is known of it, and too few misses would be a promise."""
+    missed = tuple(0.0 for _ in SCALES)
+    assert [missed_at(missed, scale) for scale in (SCALES[0] / 2, SCALES[0], SCALES[-1] * 2)] == [1.0, 0.0, 0.0]
+
+
 def test_where_no_factor_is_enough_the_widest_is_taken() -> None:
     """An interval that misses everything cannot be made right, and must not become narrow."""
     assert smallest_factor([tuple(1.0 for _ in SCALES)] * 20, [1.0] * 20) == FACTORS[-1]

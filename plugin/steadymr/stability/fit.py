@@ -106,7 +106,7 @@ def _reading(
 
     ``deviations`` of each piece of evidence on clean scans, in standard deviations, by fits that had not seen them.
     """
-    features = [features_of(one.conditions, one.agreement, one.evidence) for one in observations]
+    features = _features(observations)
     missed = np.empty(len(observations))
     for seen, held in folds([one.subject for one in observations]):
         error = _error_map([observations[i] for i in seen], evidence)
@@ -147,7 +147,7 @@ def _of_kind(name: str, kind: str) -> bool:
 
 def _error_map(observations: Sequence[Observation], evidence: Sequence[str]) -> ErrorMap:
     """What is usual from the clean scans; what evidence adds to it from all, large values limited; what both miss."""
-    features = [features_of(one.conditions, one.agreement, one.evidence) for one in observations]
+    features = _features(observations)
     targets = [logit(1 - one.ssim) for one in observations]
     given = _given(observations)
     clean = [number for number, one in enumerate(observations) if not one.harmed]
@@ -167,6 +167,10 @@ def _error_map(observations: Sequence[Observation], evidence: Sequence[str]) -> 
     return ErrorMap(usual, expected, added, fit_neighbours(features, missed, [*given, *names]))
 
 
+def _features(observations: Sequence[Observation]) -> list[dict[str, float]]:
+    return [features_of(one.conditions, one.agreement, one.evidence) for one in observations]
+
+
 def _given(observations: Sequence[Observation]) -> list[str]:
     """The features that say what is usual."""
     return [*condition_features(observations[0].conditions), "disagreement"]
@@ -184,9 +188,8 @@ def _cells(clean: Sequence[Observation], residuals: np.ndarray) -> tuple[Cell, .
 
 
 def _intervals(clean: Sequence[Observation], groups: Mapping[float, list[int]]) -> Intervals:
-    features = [features_of(one.conditions, one.agreement, one.evidence) for one in clean]
     subjects = [one.subject for one in clean]
-    return fit_intervals(features, [one.misses for one in clean], _given(clean), subjects, groups)
+    return fit_intervals(_features(clean), [one.misses for one in clean], _given(clean), subjects, groups)
 
 
 def _usual_evidence(
@@ -196,7 +199,7 @@ def _usual_evidence(
 
     The latter by fits that had not seen that scan's subject.
     """
-    features = [features_of(one.conditions, one.agreement, one.evidence) for one in clean]
+    features = _features(clean)
     targets, given = [one[evidence_feature(name)] for one in features], _given(clean)
     residuals = cross_residuals(features, targets, given, [one.subject for one in clean])
     scatters = tuple(

@@ -59,8 +59,12 @@ def misses(
 
 
 def missed_at(missed: tuple[float, ...], scale: float) -> float:
-    """What `misses` counted at the largest of ``SCALES`` that is not wider: never less than is missed in truth."""
-    return missed[max(int(np.searchsorted(SCALES, scale * (1 + 1e-9))) - 1, 0)]
+    """What `misses` counted at the largest of ``SCALES`` that is not wider: never less than is missed in truth.
+
+    Narrower than all of them, every pixel counts as missed.
+    """
+    place = int(np.searchsorted(SCALES, scale * (1 + 1e-9))) - 1
+    return missed[place] if place >= 0 else 1.0
 
 
 def fit_intervals(
