@@ -6,6 +6,7 @@ import torch
 from laws import assert_close
 from scanner import coil_maps, ellipses, line_mask
 
+from steadymr.recon import smooth_maps as module
 from steadymr.recon.coils import aligned_in_phase, calibration_block, espirit_maps
 from steadymr.recon.methods import classical
 from steadymr.recon.operators import fft_centred
@@ -127,3 +128,31 @@ def test_where_little_noise_is_known_of_maps_follow_loops_close_to_the_head(seed
     unknown = smooth_maps(calibration, lines, (0, N), periodic)
     known = smooth_maps(calibration, lines, (0, N), periodic, noise_sd=1.0)
     assert error(known, coils, truth) < 0.7 * error(unknown, coils, truth)
+
+
+def mean_error(n_coils: int, signal: float) -> float:
+    """The mean over three sets of coils."""
+    truth, lines, found = head(1.0), line_mask(N, N, 24)[:, 0], []
+    for seed in range(3):
+        coils = torch.from_numpy(simulate_coils(np.random.default_rng(seed), n_coils, (N, N)))
+        calibration = scan(signal * truth, coils) * lines[:, None]
+        periodic = espirit_maps(calibration, lines, (0, N))
+        found.append(error(smooth_maps(calibration, lines, (0, N), periodic, noise_sd=1.0), coils, truth))
+    return float(np.mean(found))
+
+
+@pytest.mark.parametrize(("n_coils", "signal", "better"), [(4, 1, 0.95), (16, 1, 1.0), (16, 10, 0.85)])
+def test_maps_are_as_fine_as_coils_and_noise_ask_for(n_coils, signal, better, monkeypatch):
+    chosen = mean_error(n_coils, signal)
+    monkeypatch.setattr(module, "DEGREES", (module.DEGREE, module.DEGREE))
+    assert chosen < better * mean_error(n_coils, signal)
+
+
+def test_what_noise_alone_leaves_unexplained_is_no_reason_to_keep_espirits_maps(caplog):
+    truth, coils = head(1.0), coil_maps(N_COILS, N, N)
+    lines = line_mask(N, N, 24)[:, 0]
+    calibration = scan(0.3 * truth, coils) * lines[:, None]
+    periodic = espirit_maps(calibration, lines, (0, N))
+    smooth = smooth_maps(calibration, lines, (0, N), periodic, noise_sd=1.0)
+    assert not caplog.text
+    assert error(smooth, coils, truth) < error(periodic, coils, truth)

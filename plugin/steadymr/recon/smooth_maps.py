@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import torch
@@ -19,19 +18,19 @@ from torch import Tensor
 
 from steadymr.recon.coils import aligned_in_phase, calibration_block, run_around
 from steadymr.recon.operators import conjugate_gradient
+from steadymr.recon.polynomials import Polynomials
 
-DEGREE = 9  #: of the polynomials, which meet simulated loops close around a head within 1 %
-DEGREES = tuple((i, j) for i, j in product(range(DEGREE + 1), repeat=2) if i + j <= DEGREE)  #: of each term: y, x
+DEGREES = (7, 18)  #: of the polynomials, lowest and highest; which of them, the data say
+DEGREE = 9  #: where the noise is not known; it meets most simulated loops close around a head within 1 %
 MAP_WEIGHTS = (3e-7, 3e-5)  #: of a squared coefficient of degree 0, over the mean weight of the data
 MAP_WEIGHT_OF_NOISE = 0.01  #: the same, over the noise's share in the data: the less noise, the finer maps may be
-MAP_WEIGHT_POWER = 3.5  #: that weight grows as (1 + degree) to this power
 IMAGE_WEIGHT = 0.01  #: of the squared image, where fully sampled data and maps of unit norm weigh 1
 GRID = 64  #: at most so many pixels along y and x hold the image; enough for the 24 lines of a calibration
 WIDE_EXTENT = 48  #: of the image's own k-space so many lines and columns around the centre are used
 WIDE_GRID = 96  #: and so many pixels hold the image
 N_TURNS = 8
 N_ITERATIONS = 10  #: of conjugate gradients, for the image of each turn
-WORSE = 1.5  #: the polynomials are given up if they leave this many times as much of the data unexplained
+WORSE = 1.5  #: the polynomials are given up if they leave this many times as much unexplained as maps or noise should
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +48,15 @@ def smooth_maps(
 
     Minimises ``sum_c |F(p_c m) - calibration_c|^2`` in turns over the image m and the polynomials p_c, both weakly
     weighed down, and then the same over the image's own lines, of which those far from the centre are incomplete.
-    Cost and memory hardly depend on the matrix size.
+    Cost and memory hardly depend on the matrix size. The degree rises while that lowers Akaike's criterion (1974,
+    doi 10.1109/TAC.1974.1100705): what the calibration lines leave unexplained, and a price for each coefficient.
 
     Args:
         calibration: k-space, of which the centre is used.
         lines: which k1 were acquired.
         columns: which k0 were acquired, as a half-open range.
-        maps: ESPIRiT's from the same data; they are returned if the polynomials explain the data clearly worse, since
-            coils may be too small for them.
+        maps: ESPIRiT's from the same data; they are returned if the polynomials explain the data clearly worse than
+            they do, and than noise would let them, since coils may be too small for them.
         noise_sd: of the calibration lines, per real channel; None if it is not known.
         image: k-space of the image and which k1 of it were acquired. It is left out unless it holds the calibration
             lines too: what is far from the centre cannot tell maps from images by itself.
@@ -71,10 +71,11 @@ def smooth_maps(
     if n_coils == 1 or not bool((start != 0).any()):
         return maps
     weight = _map_weight(block, noise_sd)
-    coefficients = _joint_fit(centre, _first_guess(centre, start, weight), weight)
-    fitted = torch.nn.functional.normalize(_polynomials(coefficients, centre.grid), dim=0) * (start != 0).any(0)
+    basis, coefficients = _fit_of_its_degree(centre, start, weight, noise_sd)
+    fitted = torch.nn.functional.normalize(basis.maps(coefficients, centre.grid), dim=0) * (start != 0).any(0)
     ours, theirs = centre.unexplained(fitted), centre.unexplained(start)
-    if ours > WORSE * theirs:
+    noise = 0.0 if noise_sd is None else 2 * noise_sd**2 * block.numel()
+    if ours > WORSE * max(theirs, noise):
         logger.warning(
             "polynomials leave %.1f times as much of the calibration lines unexplained as ESPIRiT's periodic coil "
             "maps, which are kept; look at the image where the object reaches the edge of the field of view",
@@ -83,8 +84,8 @@ def smooth_maps(
         return maps
     if image is not None and _is_gapless(image[1], block.shape[1]):
         wide = _Centre.of_image(*image, columns, (min(n_y, WIDE_GRID), min(n_x, WIDE_GRID)))
-        coefficients = _joint_fit(wide, coefficients, weight)
-    whole = torch.nn.functional.normalize(_polynomials(coefficients, (n_y, n_x)), dim=0)
+        coefficients = _joint_fit(wide, basis, coefficients, weight)
+    whole = torch.nn.functional.normalize(basis.maps(coefficients, (n_y, n_x)), dim=0)
     return aligned_in_phase(whole, block)
 
 
@@ -153,29 +154,64 @@ def _map_weight(block: Complex64[Tensor, "coil h w"], noise_sd: float | None) ->
     return float(np.clip(MAP_WEIGHT_OF_NOISE * noise_share, *MAP_WEIGHTS))
 
 
+def _fit_of_its_degree(
+    centre: _Centre, maps: Complex64[Tensor, "coil y x"], map_weight: float, noise_sd: float | None
+) -> tuple[Polynomials, Complex64[Tensor, "coil term"]]:
+    """The polynomials that go furthest before another degree costs more than it explains."""
+
+    def fit(degree: int) -> tuple[Polynomials, Complex64[Tensor, "coil term"]]:
+        basis = Polynomials(degree)
+        return basis, _joint_fit(centre, basis, _first_guess(centre, basis, maps, map_weight), map_weight)
+
+    if noise_sd is None:
+        return fit(DEGREE)
+    fits = map(fit, range(DEGREES[0], DEGREES[1] + 1))
+    best = next(fits)
+    least = _akaike(centre, *best, map_weight, noise_sd)
+    for found in fits:
+        price = _akaike(centre, *found, map_weight, noise_sd)
+        if price >= least:
+            break
+        best, least = found, price
+    return best
+
+
+def _akaike(
+    centre: _Centre,
+    basis: Polynomials,
+    coefficients: Complex64[Tensor, "coil term"],
+    map_weight: float,
+    noise_sd: float,
+) -> float:
+    """Akaike's criterion: minus twice the log-likelihood, and twice the number of real parameters that are free.
+
+    Penalised coefficients are free only in part (Hastie and Tibshirani: effective degrees of freedom).
+    """
+    maps = basis.maps(coefficients, centre.grid)
+    image = centre.image(maps, torch.zeros_like(maps[0]))
+    unexplained = float((centre.block - centre.forward(maps * image)).abs().square().sum()) / noise_sd**2
+    n_free = len(maps) * basis.n_free(centre.forward(basis.terms(centre.grid, maps.device) * image), map_weight)
+    return unexplained + 2 * 2 * n_free
+
+
 def _first_guess(
-    centre: _Centre, maps: Complex64[Tensor, "coil y x"], map_weight: float
+    centre: _Centre, basis: Polynomials, maps: Complex64[Tensor, "coil y x"], map_weight: float
 ) -> Complex64[Tensor, "coil term"]:
     """The coefficients that come closest to ESPIRiT's maps where there is signal."""
     signal = torch.linalg.vector_norm(centre.adjoint(centre.block), dim=0) * (maps != 0).any(0)
-    return _closest(_terms(centre) * signal, maps * signal, map_weight)
+    return basis.closest(basis.terms(centre.grid, maps.device) * signal, maps * signal, map_weight)
 
 
 def _joint_fit(
-    centre: _Centre, coefficients: Complex64[Tensor, "coil term"], map_weight: float
+    centre: _Centre, basis: Polynomials, coefficients: Complex64[Tensor, "coil term"], map_weight: float
 ) -> Complex64[Tensor, "coil term"]:
     """Better coefficients of the maps, by turns of image and maps."""
-    terms = _terms(centre)
+    terms = basis.terms(centre.grid, coefficients.device)
     image = torch.zeros_like(terms[0])
     for _ in range(N_TURNS):
-        image = centre.image(_polynomials(coefficients, centre.grid), image)
-        coefficients = _closest(centre.forward(terms * image), centre.block, map_weight)
+        image = centre.image(basis.maps(coefficients, centre.grid), image)
+        coefficients = basis.closest(centre.forward(terms * image), centre.block, map_weight)
     return coefficients
-
-
-def _terms(centre: _Centre) -> Complex64[Tensor, "term y x"]:
-    along_y, along_x = (_legendre(n, centre.block.device) for n in centre.grid)
-    return torch.stack([torch.outer(along_y[i], along_x[j]) for i, j in DEGREES])
 
 
 def _is_gapless(lines: Bool[Tensor, "y"], n_lines: int) -> bool:
@@ -186,33 +222,6 @@ def _is_gapless(lines: Bool[Tensor, "y"], n_lines: int) -> bool:
 
 def _within(k: Int64[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:
     return (k >= -WIDE_EXTENT // 2) & (k < WIDE_EXTENT // 2)
-
-
-def _closest(
-    terms: Complex64[Tensor, "term h w"], wanted: Complex64[Tensor, "coil h w"], map_weight: float
-) -> Complex64[Tensor, "coil term"]:
-    """Each coil's combination of terms that comes closest to what is wanted, with a penalty on high degrees."""
-    flat, target = (values.flatten(1).to(torch.complex128) for values in (terms, wanted))
-    gram = flat.conj() @ flat.mT
-    growth = torch.tensor([(1.0 + i + j) ** MAP_WEIGHT_POWER for i, j in DEGREES], device=terms.device)
-    penalty = map_weight * gram.diagonal().real.mean() * torch.diag(growth)
-    coefficients: Tensor = torch.linalg.solve(gram + penalty, flat.conj() @ target.mT).mT
-    return coefficients.to(torch.complex64)
-
-
-def _polynomials(coefficients: Complex64[Tensor, "coil term"], grid: tuple[int, int]) -> Complex64[Tensor, "coil y x"]:
-    square = coefficients.new_zeros((len(coefficients), DEGREE + 1, DEGREE + 1))
-    rows, columns = zip(*DEGREES, strict=True)
-    square[:, rows, columns] = coefficients
-    along_y, along_x = (_legendre(n, coefficients.device) for n in grid)
-    return along_y.mT @ square @ along_x
-
-
-def _legendre(n: int, device: torch.device) -> Complex64[Tensor, "degree n"]:
-    """Legendre polynomials of mean square 1 in the place of each pixel, which is -1 at one edge and 1 at the other."""
-    place = 2 * (np.arange(n) - n // 2) / n
-    values = np.polynomial.legendre.legvander(place, DEGREE) * np.sqrt(2 * np.arange(DEGREE + 1) + 1)
-    return torch.from_numpy(values.T.astype(np.complex64)).to(device)
 
 
 def _fourier(k: Int64[np.ndarray, " sample"], n: int, device: torch.device) -> Complex64[Tensor, "sample pixel"]:
