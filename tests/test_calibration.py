@@ -58,7 +58,7 @@ def test_a_deviation_on_the_sentinels_sounds_and_lowers_the_score() -> None:
     """What all samples share and the withheld lines contradict costs score, though the samples agree."""
     clean = observation(np.random.default_rng(3))
     assert judged(clean).alarm is None
-    sentinels = dict.fromkeys(("sentinel", "sentinel_line", "sentinel_image"), 40.0)
+    sentinels = dict.fromkeys(("sentinel", "sentinel_line", "sentinel_coil", "sentinel_image"), 40.0)
     attacked = replace(clean, evidence={**clean.evidence, **sentinels})
     alarm = judged(attacked).alarm
     assert alarm is not None
@@ -110,7 +110,7 @@ def test_what_is_strange_is_judged_by_clean_scans_of_that_acceleration() -> None
 def test_a_sentinel_that_could_not_be_measured_is_as_if_there_were_none() -> None:
     """The scan is judged by what is left."""
     clean = observation(np.random.default_rng(3))
-    unknown = replace(clean, evidence={**clean.evidence, "sentinel_line": float("nan")})
+    unknown = replace(clean, evidence={**clean.evidence, "sentinel_coil": float("nan")})
     without = {name: value for name, value in clean.evidence.items() if not name.startswith("sentinel")}
     assert judged(unknown) == judged(replace(clean, evidence=without))
 

@@ -136,7 +136,7 @@ def test_every_number_has_a_meaning_and_words() -> None:
     found = (
         sentinel_evidence(plain, sentinels(truth), samples, EYE, rng())
         | sentinel_deviation(plain, sentinels(truth), truth, samples)
-        | residual_evidence(plain, truth, EYE)
+        | residual_evidence(plain, truth, samples, EYE)
         | evidence.misfit_evidence(plain)
         | evidence.dispersion_evidence(plain, samples)
         | evidence.tempering_evidence(samples, samples)

@@ -10,14 +10,16 @@ import torch
 from scanner import ellipses
 from small_scan import EYE, N_COILS, NOISE_SD, N, problem, rng
 
-from steadymr.recon.evidence import Findings
+from steadymr.recon.evidence import NULL_MODE, Findings
 from steadymr.recon.problem import Problem
-from steadymr.recon.residual import residual_evidence
+from steadymr.recon.residual import LEAST_ALLOWED, residual_evidence
+
+SURE = torch.stack([ellipses(N, N)] * 4)  #: samples that agree: the image was not to follow any noise
 
 
 def test_the_residual_of_the_true_image_is_the_noise() -> None:
     """In every coil and every band."""
-    found = residual_evidence(problem(), ellipses(N, N), EYE).values
+    found = residual_evidence(problem(), ellipses(N, N), SURE, EYE).values
     assert found["residual"] == pytest.approx(1, abs=0.05)
     assert found["residual_coil"] == pytest.approx(1, abs=0.15)
     assert found["residual_band"] == pytest.approx(1, abs=0.15)
@@ -28,7 +30,7 @@ def test_the_residual_says_which_coil_and_which_band() -> None:
     """A coil that was wrong on the outer lines."""
     wrong = problem()
     wrong.kspace[1, :5] += 0.2 * wrong.sense.mask[:5]
-    found = residual_evidence(wrong, ellipses(N, N), EYE)
+    found = residual_evidence(wrong, ellipses(N, N), SURE, EYE)
     assert found.places["residual_coil"] == "coil 1"
     assert found.places["residual_band"] == "the edge of k-space"
     assert found.values["residual_coil"] > 2 * found.values["residual"] > 2
@@ -44,14 +46,32 @@ def test_a_small_change_along_patterns_that_coils_hardly_tell_apart_shows_there_
     of_noise = float(change.abs().square().sum()) / (2 * NOISE_SD**2 * N_COILS * N * int(scan.sense.mask.sum()))
     assert of_noise < 0.1
     changed = replace(scan, kspace=scan.kspace + change)
-    before, after = (residual_evidence(one, ellipses(N, N), EYE) for one in (scan, changed))
+    before, after = (residual_evidence(one, ellipses(N, N), SURE, EYE) for one in (scan, changed))
     assert after.values["residual"] < 1.12 * before.values["residual"]
     assert after.values["residual_mode"] > 1.4 * before.values["residual_mode"]
-    assert after.places["residual_mode"] == "patterns of pixels that stand 3 to 10 x above the noise"
+    assert after.places["residual_mode"] == "patterns of pixels that stand 3.2 to 5.6 x above the noise"
+
+
+def test_an_image_is_held_to_how_closely_the_samples_say_it_should_follow_the_data() -> None:
+    """Where data are surer than the prior the posterior's mean leaves less than the noise; a quarter, say."""
+    scan, truth = problem(acceleration=4), ellipses(N, N)
+    columns, noise = scan.sense.columns, 2 * NOISE_SD**2
+    variance = 0.75 * noise / columns.eigenvalues.clamp_min(NULL_MODE)
+    draws = torch.randn(20, *columns.eigenvalues.shape, dtype=torch.complex64, generator=rng(3))
+    pairs = [sign * columns.from_modes((one * variance.sqrt())[..., None])[0] for one in draws for sign in (1, -1)]
+    samples = torch.stack([truth + one for one in pairs])
+    residual = scan.sense.adjoint(scan.kspace - scan.sense.forward(truth))
+    modes = columns.to_modes(residual[None])
+    share = torch.where(columns.eigenvalues > NULL_MODE, 0.75 / columns.eigenvalues.clamp_min(NULL_MODE), 0.0)
+    followed = truth + columns.from_modes(modes * share[..., None])[0]
+    ignored, heeded = (residual_evidence(scan, one, samples, EYE).values["residual_mode"] for one in (truth, followed))
+    assert heeded == 1
+    assert ignored == pytest.approx(1 / LEAST_ALLOWED, rel=0.15)
+    assert residual_evidence(scan, truth, SURE, EYE).values["residual_mode"] < 1.1
 
 
 def out_of_step(scan: Problem) -> Findings:
-    found = residual_evidence(scan, ellipses(N, N), EYE)
+    found = residual_evidence(scan, ellipses(N, N), SURE, EYE)
     return Findings({"out_of_step": found.values["out_of_step"]}, {"out_of_step": found.places["out_of_step"]})
 
 
@@ -93,4 +113,4 @@ def test_the_place_of_a_line_out_of_step_is_counted_from_the_centre() -> None:
 
 def test_without_signal_no_line_is_called_out_of_step() -> None:
     """An image of zeros predicts nothing that could be turned."""
-    assert "out_of_step" not in residual_evidence(problem(), torch.zeros(N, N, dtype=torch.complex64), EYE).values
+    assert "out_of_step" not in residual_evidence(problem(), torch.zeros(N, N, dtype=torch.complex64), SURE, EYE).values

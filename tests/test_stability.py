@@ -33,7 +33,7 @@ def scored(image: np.ndarray, samples: np.ndarray, sentinel: float = 1.0) -> Sta
     """Under conditions that a calibration of drawn numbers speaks for."""
     basis = Basis(calibration_of(200), CONDITIONS)
     seen = {"misfit": 1.0, "residual_band": 1.0}
-    seen |= dict.fromkeys(("sentinel", "sentinel_line", "sentinel_image"), sentinel)
+    seen |= dict.fromkeys(("sentinel", "sentinel_line", "sentinel_coil", "sentinel_image"), sentinel)
     return score_image(image_of(image), samples_of(samples), Thresholds(), evidence=seen, basis=basis)
 
 

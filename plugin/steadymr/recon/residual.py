@@ -7,21 +7,27 @@ from jaxtyping import Complex64
 from torch import Tensor
 
 from steadymr.recon.evidence import NULL_MODE, Findings
-from steadymr.recon.moments import square
+from steadymr.recon.moments import square, variances
 from steadymr.recon.problem import Problem
 
 BANDS = ("centre", "middle", "edge")  #: thirds of the distance from zero frequency, along k1
-PURE_NOISE = 0.1  #: of all modes: so many that fit as noise does are added to each class, so that chance has no say
+CLASSES = 2  #: of modes, in each decade of strength
+PURE_NOISE = 0.02  #: of all modes: so many that fit as noise does are added to each class, so that chance has no say
+LEAST_ALLOWED = 0.5  #: of the noise: an image that follows a mode more closely is not held to that
 SINGULAR = 1e-4  #: lines whose signal sits in so narrow a range of k0 that phase and shift are one
 
 
 def residual_evidence(
-    problem: Problem, image: Complex64[Tensor, "y x"], colouring: Complex64[Tensor, "coil coil2"]
+    problem: Problem,
+    image: Complex64[Tensor, "y x"],
+    samples: Complex64[Tensor, "sample y x"],
+    colouring: Complex64[Tensor, "coil coil2"],
 ) -> Findings:
     """Squared residual on the measured samples over the noise's variance.
 
     In all, for the worst coil, for the worst band of k-space, for the worst class of modes, see `_by_strength`, and for
-    what would bring each line in step with the image, see `_out_of_step`.
+    what would bring each line in step with the image, see `_out_of_step`. ``samples`` of the posterior, drawn without
+    redrawn noise, say how closely an image may follow the data; ``colouring`` is from `receiver_channels`.
     """
     mask = problem.sense.mask.expand(problem.kspace.shape[-2:])
     predicted = problem.sense.forward(image)
@@ -41,18 +47,21 @@ def residual_evidence(
         {"residual": float(by_coil.mean()), "residual_coil": float(by_coil[coil]), "residual_band": by_band[band]},
         {"residual_coil": f"coil {coil}", "residual_band": f"the {band} of k-space"},
     )
-    return findings | _by_strength(problem, white) | _out_of_step(problem, predicted, white)
+    return findings | _by_strength(problem, white, samples) | _out_of_step(problem, predicted, white)
 
 
-def _by_strength(problem: Problem, residual: Complex64[Tensor, "coil y x"]) -> Findings:
-    """The residual by how strongly the object was measured there: in the modes of ``A^H A``, by decades.
+def _by_strength(
+    problem: Problem, residual: Complex64[Tensor, "coil y x"], samples: Complex64[Tensor, "sample y x"]
+) -> Findings:
+    """The residual by how strongly the object was measured there: in the modes of ``A^H A``, by half decades.
 
     A small change of the data moves an image far only along modes that the coils hardly tell apart, and among many
-    well measured ones it does not show. With the right prior each mode's residual is the noise's, less the share that
-    the image follows; a class that fits better than the noise counts as 1, since strong modes do so by more or less.
-    Modes are those of objects that end with the support: with those of the air the weak ones would be half as many
-    again, and a change that moves the object would drown among them. Where lines are incomplete columns mix, and
-    nothing is said.
+    well measured ones it does not show. An image follows the data's noise where they are surer than the prior: of a
+    mode that is measured with strength s, one over the variance of its noise, the posterior's mean leaves the share
+    ``1 - s v`` of the noise, v being the posterior's variance, if data and prior agree. Each class of modes is held to
+    that, as the samples tell it; one with less residual than allowed counts as 1. Modes are those of objects that end
+    with the support: with those of the air the weak ones would be half as many again, and a change that moves the
+    object would drown among them. Where lines are incomplete columns mix, and nothing is said.
     """
     sense = problem.supported
     if not sense.is_by_lines:
@@ -62,14 +71,16 @@ def _by_strength(problem: Problem, residual: Complex64[Tensor, "coil y x"]) -> F
     strength = columns.eigenvalues[known] / noise
     if not len(strength):
         return Findings()
-    modes = columns.to_modes(sense.adjoint(residual)[None])[..., 0][known]
-    energy = square(modes) / (strength * noise**2)
-    decades = strength.log10().floor().to(torch.int64)
-    lowest, pure = int(decades.min()), PURE_NOISE * len(decades)
-    by_class = (torch.bincount(decades - lowest, energy) + pure) / (torch.bincount(decades - lowest) + pure)
+    energy = square(columns.to_modes(sense.adjoint(residual)[None])[..., 0][known]) / (strength * noise**2)
+    spread = variances(torch.stack([columns.to_modes(one[None])[..., 0][known] for one in samples]))[0]
+    allowed = (1 - strength * spread).clamp(LEAST_ALLOWED, 1.0)
+    classes = (CLASSES * strength.log10()).floor().to(torch.int64)
+    lowest, pure = int(classes.min()), PURE_NOISE * len(classes)
+    left, right = (torch.bincount(classes - lowest, one) + pure for one in (energy, allowed))
+    by_class = left / right
     worst = int(by_class.argmax())
-    weakest, strongest = (float(f"{10 ** ((lowest + worst + end) / 2):.1g}") for end in (0, 1))
-    place = f"patterns of pixels that stand {weakest:g} to {strongest:g} x above the noise"
+    weakest, strongest = (10 ** ((lowest + worst + end) / (2 * CLASSES)) for end in (0, 1))
+    place = f"patterns of pixels that stand {weakest:.2g} to {strongest:.2g} x above the noise"
     return Findings({"residual_mode": max(float(by_class[worst]), 1.0)}, {"residual_mode": place})
 
 

@@ -55,7 +55,7 @@ LIKENESS = (
 )
 #: What an alarm listens to, where a scan has it: each sees harm that others do not, and more of them would cost more in
 #: level than they tell (chosen on scans for calibration).
-WITNESSES = ("misfit", "residual_mode", "out_of_step", "deaf_coil", "sentinel_line")
+WITNESSES = ("misfit", "residual_mode", "out_of_step", "deaf_coil", "sentinel_coil")
 BEYOND_ALL = 3.0  #: standard deviations beyond the worst clean scan: no doubt is left
 WITNESS_P = 0.05  #: evidence rarer than that on clean scans is named beside an alarm
 LOGIT_LIMIT = 9.0

@@ -66,9 +66,10 @@ EVIDENCE: Mapping[str, Kind] = MappingProxyType(
             2.0,
         ),
         "residual_mode": Kind(
-            "The same for those patterns of pixels that fit worst, sorted by how far they stand above the noise. Small "
-            "changes of the data that move an image far hide among patterns that the coils hardly tell apart.",
-            "residual {value:.2f} x the noise in {place}",
+            "The same for those patterns of pixels that fit worst, sorted by how far they stand above the noise, over "
+            "what an image like the samples' mean leaves of the noise there. Small changes of the data that move an "
+            "image far hide among patterns that the coils hardly tell apart.",
+            "residual {value:.2f} x what noise should leave in {place}",
             1.15,
         ),
         "out_of_step": Kind(

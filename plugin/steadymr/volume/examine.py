@@ -78,10 +78,11 @@ def examine_image(
     """
     problem = plane.problem
     colouring = receiver_channels(plane.kspace, problem.kspace.device)
-    findings = examination.findings | residual_evidence(problem, values, colouring)
+    samples = measured_samples(draws)
+    findings = examination.findings | residual_evidence(problem, values, samples, colouring)
     sentinels = sentinels_of(plane.kspace, problem)
     if sentinels is not None:
-        findings |= sentinel_deviation(problem, sentinels, values, measured_samples(draws))
+        findings |= sentinel_deviation(problem, sentinels, values, samples)
     if image.method in examination.moved:
         findings |= Findings({"vulnerability": examination.moved[image.method].amplification})
     mask = examination.mask
