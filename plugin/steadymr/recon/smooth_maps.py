@@ -142,7 +142,10 @@ class _Centre:
 
     def unexplained(self, maps: Complex64[Tensor, "coil y x"]) -> float:
         """Energy of the block that no image under these maps explains."""
-        image = self.image(maps, torch.zeros_like(maps[0]))
+        return self.left_by(maps, self.image(maps, torch.zeros_like(maps[0])))
+
+    def left_by(self, maps: Complex64[Tensor, "coil y x"], image: Complex64[Tensor, "y x"]) -> float:
+        """Energy of the block that this image under these maps does not explain."""
         return float((self.block - self.forward(maps * image)).abs().square().sum())
 
 
@@ -189,9 +192,8 @@ def _akaike(
     """
     maps = basis.maps(coefficients, centre.grid)
     image = centre.image(maps, torch.zeros_like(maps[0]))
-    unexplained = float((centre.block - centre.forward(maps * image)).abs().square().sum()) / noise_sd**2
     n_free = len(maps) * basis.n_free(centre.forward(basis.terms(centre.grid, maps.device) * image), map_weight)
-    return unexplained + 2 * 2 * n_free
+    return centre.left_by(maps, image) / noise_sd**2 + 2 * 2 * n_free
 
 
 def _first_guess(
