@@ -28,8 +28,8 @@ def test_the_sentinel_statistic_is_one_if_the_truth_is_one_more_sample() -> None
         draws = ellipses(N, N) + smooth_draws(9, seed)
         truth, samples = draws[0], draws[1:]
         result = withheld.sentinel_evidence(problem(truth), sentinels(truth), samples, EYE, rng())
-        found.append(result.values["sentinel"])
-    assert np.mean(found) == pytest.approx(1, abs=0.15)
+        found.append([result.values["sentinel"], result.values["sentinel_pattern"]])
+    np.testing.assert_allclose(np.mean(found, axis=0), 1, atol=0.15)
 
 
 def test_p_values_are_uniform_if_the_truth_is_one_more_sample() -> None:
@@ -67,6 +67,29 @@ def test_a_faulty_coil_is_named() -> None:
     lines.kspace[2] *= 1.5
     found = withheld.sentinel_evidence(problem(), lines, samples, EYE, rng())
     assert found.places["sentinel_coil"] == "coil 2"
+
+
+def test_combinations_of_coils_in_which_samples_agree_do_not_dilute_the_others() -> None:
+    """A deviation along the one in which they differ counts in full, one across it not at all."""
+    combination = torch.tensor([1, 1j, 0, 0])[:, None, None]
+    predicted = 10 * noise(8, 1, 3, N, seed=4) * combination
+    thermal, noise_sd = noise(N_COILS, 3, N, seed=5), torch.tensor(NOISE_SD)
+    along, across = (thermal + 40 * NOISE_SD * one for one in (combination, combination.conj()))
+    seen = withheld.deviation_by_pattern(along, predicted, noise_sd).mean
+    assert seen == pytest.approx(2 * 40**2 / (2 * 2 * 10**2), rel=0.1)
+    assert float(withheld.deviation(along, predicted, noise_sd).mean()) < 5
+    assert withheld.deviation_by_pattern(across, predicted, noise_sd).mean < 0.5
+
+
+def test_how_a_receiver_combines_its_coils_does_not_change_the_deviation_by_pattern() -> None:
+    """Any unitary combination of white channels holds the same data."""
+    unitary = torch.linalg.qr(noise(N_COILS, N_COILS, seed=9)).Q
+    draws = ellipses(N, N) + smooth_draws(9, 2)
+    predicted = withheld.predicted_lines(problem(), draws[1:], LINES)
+    measured = sentinels(draws[0]).kspace
+    mixed = [torch.einsum("cd,...dlx->...clx", unitary, lines) for lines in (measured, predicted)]
+    expected = withheld.deviation_by_pattern(measured, predicted, torch.tensor(NOISE_SD)).mean
+    assert withheld.deviation_by_pattern(*mixed, torch.tensor(NOISE_SD)).mean == pytest.approx(expected, rel=1e-3)
 
 
 def test_joining_sentinels_adds_their_lines_to_the_data() -> None:

@@ -13,7 +13,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -86,12 +86,22 @@ def _slice(full: KSpace, scan: KSpace) -> Slice:
 
 
 def line_statistics(one: Slice, problem: Problem, samples: torch.Tensor) -> np.ndarray:
-    """The sentinel statistic of every line, shape (line,), as if it had been measured and withheld."""
+    """Of every line, as if it had been measured and withheld, what it adds to the statistic; shape (2, line).
+
+    The sum of its weighted deviations and that of the weights, see `withheld.deviation_by_pattern`.
+    """
     everything = replace(one.full, sampled=np.zeros_like(one.full.sampled), sentinel=np.ones_like(one.full.sampled))
     sentinels = withheld.sentinels_of(everything, problem)
     assert sentinels is not None
     predicted = withheld.predicted_lines(problem, samples, sentinels.lines)
-    return withheld.deviation(sentinels.kspace, predicted, problem.noise_sd).mean((0, 2)).numpy()
+    by_line = withheld.deviation_by_pattern(sentinels.kspace, predicted, problem.noise_sd)
+    return np.stack([by_line.total.numpy(), by_line.weight.numpy()])
+
+
+def statistic(by_line: np.ndarray, lines: Sequence[int] | np.ndarray) -> np.ndarray:
+    """What the alarm listens to, with some of the lines as sentinels, from shape (slice, 2, line)."""
+    total, weight = by_line[..., lines].sum(-1).T
+    return total / weight
 
 
 def psnr_db(image: torch.Tensor, truth: np.ndarray) -> float:
@@ -168,7 +178,8 @@ def measure(settings: Settings, held_out: int) -> dict:
             for name, problem in conditions(other, surrogate_of(other.problem, network), settings, seed):
                 samples = _samples(problem, prior, settings, seed)
                 lines = np.flatnonzero(withheld.sentinel.any(0))
-                held.setdefault(name, []).append(float(line_statistics(other, problem, samples)[lines].mean()))
+                by_line = line_statistics(other, problem, samples)
+                held.setdefault(name, []).append(float(statistic(by_line[None], lines)[0]))
                 held_psnr.setdefault(name, []).append(psnr_db(samples.mean(0), other.truth))
         print(f"slice {seed + 1} of {settings.n_slices}: {time.perf_counter() - started:.0f} s", flush=True)
     return {
@@ -205,7 +216,7 @@ def _p_value(one: Slice, problem: Problem, samples: torch.Tensor, seed: int) -> 
 def table(measured: dict) -> list[dict]:
     """AUC for each placement and number of lines, and the share flagged of worst cases that cost more than 1 dB."""
     statistics = {name: np.array(values) for name, values in measured["statistics"].items()}
-    n_k1 = statistics["clean"].shape[1]
+    n_k1 = statistics["clean"].shape[-1]
     sampled, calibrated = np.zeros((2, n_k1), bool)
     sampled[measured["sampled"]], calibrated[measured["calibrated"]] = True, True
     rows = []
@@ -217,7 +228,7 @@ def table(measured: dict) -> list[dict]:
                 if condition == "clean":
                     continue
                 damaged = _damaged(measured["psnr_db"], condition)
-                pairs = [(statistics["clean"][:, c].mean(1), values[:, c].mean(1)) for c in chosen]
+                pairs = [(statistic(statistics["clean"], c), statistic(values, c)) for c in chosen]
                 row[f"auc {condition}"] = float(np.mean([auc(*pair) for pair in pairs]))
                 row[f"flagged {condition}"] = (
                     float(np.mean([flagged(clean, other[damaged]) for clean, other in pairs]))
@@ -231,11 +242,15 @@ def table(measured: dict) -> list[dict]:
 def single_lines(measured: dict) -> list[dict]:
     """AUC of each line on its own, by its distance from zero frequency."""
     statistics = {name: np.array(values) for name, values in measured["statistics"].items()}
-    n_k1 = statistics["clean"].shape[1]
+    clean = statistics["clean"]
+    n_k1 = clean.shape[-1]
     free = [k for k in range(n_k1) if k not in measured["sampled"]]
     worst = [name for name in statistics if name.startswith("worst")]
     return [
-        {"ky": k - n_k1 // 2, **{name: auc(statistics["clean"][:, k], statistics[name][:, k]) for name in worst}}
+        {
+            "ky": k - n_k1 // 2,
+            **{name: auc(statistic(clean, [k]), statistic(statistics[name], [k])) for name in worst},
+        }
         for k in sorted(free, key=lambda k: abs(k - n_k1 // 2))
     ]
 

@@ -35,6 +35,19 @@ class Sentinels:
     kspace: Complex64[Tensor, "coil line x"]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Weighted:
+    """Deviations of lines whose values do not all count alike."""
+
+    total: Float[Tensor, " line"]
+    weight: Float[Tensor, " line"]
+
+    @property
+    def mean(self) -> float:
+        """Over all lines; 0 where samples do not differ at all."""
+        return float(self.total.sum() / self.weight.sum().clamp_min(1e-12))
+
+
 def sentinels_of(kspace: KSpace, problem: Problem) -> Sentinels | None:
     """The sentinel lines of the problem's slice; None if the scan has none."""
     if kspace.sentinel is None:
@@ -89,7 +102,12 @@ def sentinel_evidence(
     line, coil = int(by_line.argmax()), int(by_coil.argmax())
     statistic = float(ratio.mean())
     return Findings(
-        {"sentinel": statistic, "sentinel_line": float(by_line[line]), "sentinel_coil": float(by_coil[coil])},
+        {
+            "sentinel": statistic,
+            "sentinel_line": float(by_line[line]),
+            "sentinel_coil": float(by_coil[coil]),
+            "sentinel_pattern": deviation_by_pattern(measured, predicted, problem.noise_sd).mean,
+        },
         {
             "sentinel": f"p = {p_value(statistic, others):.2g} on clean scans",
             "sentinel_line": f"line {sentinels.steps[line]}",
@@ -158,6 +176,27 @@ def _deviation_by_coil(
 ) -> Float[Tensor, "coil"]:
     received, expected = (torch.einsum("ij,...jlx->...ilx", colouring, lines) for lines in (measured, predicted))
     return deviation(received, expected, noise_sd).mean((1, 2))
+
+
+def deviation_by_pattern(
+    measured: Complex64[Tensor, "coil line x"],
+    predicted: Complex64[Tensor, "sample coil line x"],
+    noise_sd: Float[Tensor, ""],
+) -> Weighted:
+    """The deviation where it tells most: along those combinations of coils in which the samples differ.
+
+    The principal directions of a line's samples over the coils hold in a few of them what an image may get wrong there,
+    and noise in the others. Each value counts by the squared share of the samples' variance in what is expected of it:
+    noise alone tells nothing.
+    """
+    apart = predicted - predicted.mean(0)
+    covariance = torch.einsum("sclx,sdlx->lcd", apart, apart.conj()) / (apart.shape[0] * apart.shape[3])
+    directions = torch.linalg.eigh(covariance.to(torch.complex128))[1].to(predicted.dtype).conj()
+    along = torch.einsum("lcd,sclx->sdlx", directions, predicted)
+    expected = _expected(along, noise_sd)
+    weight = (1 - 2 * noise_sd**2 / expected).square()
+    ratio = square(torch.einsum("lcd,clx->dlx", directions, measured) - along.mean(0)) / expected
+    return Weighted((weight * ratio).sum((0, 2)), weight.sum((0, 2)))
 
 
 def left_out(

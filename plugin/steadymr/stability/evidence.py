@@ -43,6 +43,12 @@ EVIDENCE: Mapping[str, Kind] = MappingProxyType(
             "on the sentinel lines {place} deviates {value:.1f} x from what the samples predict",
             4.0,
         ),
+        "sentinel_pattern": Kind(
+            "The same along those combinations of coils in which the samples differ; the more they differ, the more it "
+            "counts.",
+            "the sentinel lines deviate {value:.1f} x from what the samples predict, where these are least sure",
+            2.0,
+        ),
         "sentinel_image": Kind(
             "Squared deviation of the withheld lines from what this image itself predicts, over what noise and the "
             "samples' differences allow.",
