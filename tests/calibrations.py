@@ -25,6 +25,7 @@ from steadymr.volume.arriving import assembled
 from steadymr.volume.planes import Plane, Run, conditions_of
 
 N_PIXELS = 24
+SENTINELS = ("sentinel", "sentinel_line", "sentinel_coil", "sentinel_pattern", "sentinel_image")
 CONDITIONS = Conditions(
     method="diffusion",
     anatomy="head",
@@ -54,7 +55,7 @@ def observation(
         pixel_mm=float(rng.uniform(1.8, 2.4)),
     )
     deviation = float(harm * np.exp(rng.normal(0, 0.2)))
-    sentinels = dict.fromkeys(("sentinel", "sentinel_line", "sentinel_coil", "sentinel_image"), deviation)
+    sentinels = dict.fromkeys(SENTINELS, deviation)
     evidence = {"misfit": float(misfit), "residual_band": float(misfit), **sentinels}
     missed = tuple(float(max(0.0, 0.5 - 0.1 * scale)) for scale in SCALES)
     ssim = float(max(1 - error, 0.01))

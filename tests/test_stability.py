@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from calibrations import CONDITIONS, calibration_of
+from calibrations import CONDITIONS, SENTINELS, calibration_of
 from images import ellipse_image, image_of, samples_of
 
 from steadymr.stability.metrics import compare_with_truth, tissue_mask
@@ -33,7 +33,7 @@ def scored(image: np.ndarray, samples: np.ndarray, sentinel: float = 1.0) -> Sta
     """Under conditions that a calibration of drawn numbers speaks for."""
     basis = Basis(calibration_of(200), CONDITIONS)
     seen = {"misfit": 1.0, "residual_band": 1.0}
-    seen |= dict.fromkeys(("sentinel", "sentinel_line", "sentinel_coil", "sentinel_image"), sentinel)
+    seen |= dict.fromkeys(SENTINELS, sentinel)
     return score_image(image_of(image), samples_of(samples), Thresholds(), evidence=seen, basis=basis)
 
 

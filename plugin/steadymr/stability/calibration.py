@@ -10,9 +10,11 @@ evidence that a scan can come with (a `Reading`), it holds
   so that it tells of errors that all samples share;
 - what both missed on the scans that were most like this one;
 - how large evidence was on clean scans, given agreement and conditions. Where a few pieces, the `WITNESSES`, deviate
-  from that by more, taken together, than on nearly all clean scans, an alarm sounds;
+  from that by more, taken together, than on nearly all clean scans of like noise, an alarm sounds (localised conformal
+  prediction, Guan 2023, doi 10.1093/biomet/asac040);
 - for each acceleration a conformal correction (Vovk 2005; cross-conformal, Vovk 2015), so that the SSIM lies above the
-  score in at least nine scans of ten that are clean and like those it was made from;
+  score in at least nine scans of ten that are clean and like those it was made from, and does so for nine calibrations
+  of ten (training-conditional, Vovk 2012, arXiv 1209.2673);
 - how many times the spread an interval must be to hold nine of ten tissue pixels on average, given conditions and
   agreement, with a factor for each acceleration (conformal risk control; intervals for images, arXiv 2202.05265).
 """
@@ -36,7 +38,7 @@ from steadymr.stability.intervals import Factor, Intervals
 from steadymr.stability.regression import Linear, Neighbours
 
 KIND = "steadymr stability calibration"
-FORMAT = 6  #: goes up when an older steadymr could misread the file
+FORMAT = 7  #: goes up when an older steadymr could misread the file
 
 #: Evidence that the error is read from beside the agreement, where all scans of a calibration have it.
 TELLING = ("differs_supervised", "differs_diffusion", "residual_band")
@@ -49,13 +51,14 @@ LIKENESS = (
     "out_of_step",
     "dispersion_unmeasured",
     "sentinel",
-    "sentinel_line",
-    "sentinel_coil",
+    "sentinel_pattern",
     *OPTIONAL,
 )
 #: What an alarm listens to, where a scan has it: each sees harm that others do not, and more of them would cost more in
 #: level than they tell (chosen on scans for calibration).
-WITNESSES = ("misfit", "residual_mode", "out_of_step", "deaf_coil", "sentinel_coil")
+WITNESSES = ("misfit", "residual_mode", "out_of_step", "deaf_coil", "sentinel_pattern")
+LIKE_NOISE = 0.5  #: standard deviation, in logarithms of the noise, of how far scans speak for each other
+LEAST_LEVEL = 1.0  #: standard deviations: less is never strange
 BEYOND_ALL = 3.0  #: standard deviations beyond the worst clean scan: no doubt is left
 WITNESS_P = 0.05  #: evidence rarer than that on clean scans is named beside an alarm
 LOGIT_LIMIT = 9.0
@@ -127,14 +130,22 @@ class ErrorMap:
 
 
 @dataclass(frozen=True, slots=True)
+class Strange:
+    """How strange the evidence was on one clean scan, see `strangeness`."""
+
+    value: float
+    log_noise: float
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What is made of the agreement and of one set of evidence."""
 
     error: ErrorMap
     cells: tuple[Cell, ...]
     witnesses: tuple[str, ...]  #: evidence that the alarm listens to
-    clean: tuple[float, ...]  #: how strange it was on clean scans, see `strangeness`, rising
-    level: float  #: passed by few clean scans
+    clean: tuple[Strange, ...]  #: the least strange first
+    false_alarms: float  #: share of clean scans of like noise that are stranger than the alarm's level
 
     @property
     def needs(self) -> frozenset[str]:
@@ -144,6 +155,29 @@ class Reading:
     def cell(self, acceleration: float) -> Cell:
         """The scans of the acceleration that speaks for this one."""
         return min(self.cells, key=lambda cell: abs(cell.acceleration - acceleration))
+
+    def level(self, log_noise: float) -> float:
+        """The strangeness above which the alarm sounds at this noise.
+
+        The quieter a scan, the more of what maps and prior miss stands above its noise, in some subjects far more than
+        in others. Where so few scans are like it that one is already more than the share, the strangest of all is the
+        level: an alarm must be able to sound.
+        """
+        alike = self._alike(log_noise)
+        stranger = (1 + alike.sum() - alike.cumsum()) / (1 + alike.sum())
+        few = np.flatnonzero(stranger <= self.false_alarms)
+        return max(self.clean[few[0] if few.size else -1].value, LEAST_LEVEL)
+
+    def p_value(self, strange: float, log_noise: float) -> float:
+        """Chance that one more clean scan of like noise is as strange or more; never 0."""
+        alike = self._alike(log_noise)
+        first = np.searchsorted([one.value for one in self.clean], strange)
+        return float((1 + alike[first:].sum()) / (1 + alike.sum()))
+
+    def _alike(self, log_noise: float) -> Float64[np.ndarray, " clean"]:
+        """How much each clean scan counts for one of that noise."""
+        apart = (np.array([one.log_noise for one in self.clean]) - log_noise) / LIKE_NOISE
+        return np.asarray(np.exp(-(apart**2) / 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +227,7 @@ class Judgement:
 
     score: float
     interval_scale: float  #: half the interval's width over the spread
-    strangeness: float  #: of all witnesses together; more than the level sounds the alarm
+    strangeness: float  #: of all witnesses together, over the alarm's level; above 1 it sounds
     alarm: Alarm | None
 
 
@@ -230,15 +264,15 @@ def _judge(
         if evidence_feature(one.name) in features
     }
     strange = float(strangeness(np.array([deviations[name] for name in reading.witnesses])))
-    alarm, wider = None, 1.0
-    if strange > reading.level:
-        beyond_all = strange > reading.clean[-1] + BEYOND_ALL
-        witnesses = _witnesses(method, deviations, evidence)
-        alarm = Alarm(max(math.exp(excess), 1.0), p_value(strange, reading.clean), beyond_all, witnesses)
+    alarm, wider, level = None, 1.0, reading.level(features["log noise"])
+    if strange > level:
+        beyond_all = strange > reading.clean[-1].value + BEYOND_ALL
+        witnesses, p_of_all = _witnesses(method, deviations, evidence), reading.p_value(strange, features["log noise"])
+        alarm = Alarm(max(math.exp(excess), 1.0), p_of_all, beyond_all, witnesses)
         wider = max(math.exp(excess / 2), 1.0)  # one less the SSIM grows with the square of small errors
     logit_of_error = reading.error(features) + cell.correction
     scale = method.intervals.scale(features, conditions.acceleration)
-    return Judgement(_share(-logit_of_error), scale * wider, strange, alarm)
+    return Judgement(_share(-logit_of_error), scale * wider, strange / level, alarm)
 
 
 def strangeness(deviations: Float64[np.ndarray, "witness *scan"]) -> Float64[np.ndarray, "*scan"]:
@@ -365,8 +399,8 @@ def _reading(content: dict[str, Any]) -> Reading:
         error=_error_map(content["error"]),
         cells=tuple(Cell(**cell) for cell in content["cells"]),
         witnesses=tuple(content["witnesses"]),
-        clean=tuple(content["clean"]),
-        level=content["level"],
+        clean=tuple(Strange(**one) for one in content["clean"]),
+        false_alarms=content["false_alarms"],
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 from jaxtyping import Float64
+from scipy import stats
 
 from steadymr.errors import SettingsError
 from steadymr.stability.calibration import (
@@ -21,6 +21,7 @@ from steadymr.stability.calibration import (
     MethodCalibration,
     Reading,
     Scatter,
+    Strange,
     Usual,
     condition_features,
     evidence_feature,
@@ -34,14 +35,15 @@ from steadymr.stability.intervals import Intervals, fit_intervals
 from steadymr.stability.regression import cross_residuals, fit_linear, fit_neighbours, folds
 
 ALPHA = 0.1  #: share of scans whose SSIM may lie below the score
-#: Share of a calibration's clean scans that lie above the alarm's level. At most 5 % of others are to sound it, and the
-#: level itself scatters, for scans of one subject resemble each other.
-FALSE_ALARMS = 0.03
+CONFIDENCE = 0.9  #: that it is no more, for one scan of each subject
+#: Share of a calibration's clean scans of like noise that lie above the alarm's level. At most 5 % of others are to
+#: sound it, and the level itself scatters, for scans of one subject resemble each other.
+FALSE_ALARMS = 0.02
 #: What a scan may say in the fit of added errors, in logits of the error and logarithms of evidence: few that were
 #: harmed beyond recognition would set slopes that are wrong for the small harms that an alarm must find.
 LARGEST_ERROR = 1.0
 LARGEST_EXCESS = 0.7
-MINIMUM_SCANS = 15  #: of each acceleration; with fewer the correction is the worst scan's or worse
+MINIMUM_SCANS = 15  #: of each acceleration; below 22 the correction is the worst scan's, and not sure
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +95,15 @@ def by_acceleration(observations: Sequence[Observation]) -> dict[float, list[int
     return dict(sorted(groups.items()))
 
 
-def conformal_quantile(values: Sequence[float], alpha: float = ALPHA) -> float:
-    """The smallest value that one more of the same kind exceeds with probability ``alpha`` at most."""
-    rank = math.ceil((len(values) + 1) * (1 - alpha))
-    return float(np.sort(values)[rank - 1]) if rank <= len(values) else math.inf
+def sure_quantile(values: Sequence[float], alpha: float = ALPHA, confidence: float = CONFIDENCE) -> float:
+    """The smallest value that one more of the same kind exceeds with probability ``alpha`` at most, surely enough.
+
+    The share of others that lie above the k-th of n values is itself random, beta-distributed (Vovk 2012). With
+    probability ``confidence`` it is ``alpha`` or less. Of too few values it is the largest.
+    """
+    ranks = np.arange(1, len(values) + 1)
+    sure = stats.beta.sf(1 - alpha, ranks, len(values) + 1 - ranks) >= confidence
+    return float(np.sort(values)[int(sure.argmax()) if sure.any() else -1])
 
 
 def _reading(
@@ -119,14 +126,14 @@ def _reading(
         error=_error_map(observations, evidence),
         cells=_cells([observations[i] for i in unharmed], missed[unharmed]),
         witnesses=witnesses,
-        clean=_rising(strange),
-        level=_level(strange),
+        clean=_least_strange_first([features[i]["log noise"] for i in unharmed], strange),
+        false_alarms=FALSE_ALARMS,
     )
 
 
-def _level(strange: Float64[np.ndarray, " scan"]) -> float:
-    """What few clean scans pass; of so few that one is already more, the strangest: an alarm must be able to sound."""
-    return min(conformal_quantile([float(one) for one in strange], FALSE_ALARMS), float(strange.max()))
+def _least_strange_first(log_noise: Sequence[float], strange: Float64[np.ndarray, " scan"]) -> tuple[Strange, ...]:
+    seen = [Strange(round(float(one), 4), round(log, 4)) for one, log in zip(strange, log_noise, strict=True)]
+    return tuple(sorted(seen, key=lambda one: one.value))
 
 
 def _witnesses(evidence: Sequence[str], there: Collection[str]) -> tuple[str, ...]:
@@ -181,7 +188,7 @@ def _cells(clean: Sequence[Observation], residuals: np.ndarray) -> tuple[Cell, .
         Cell(
             acceleration=acceleration,
             n_scans=len(members),
-            correction=conformal_quantile([float(residuals[i]) for i in members]),
+            correction=sure_quantile([float(residuals[i]) for i in members]),
         )
         for acceleration, members in by_acceleration(clean).items()
     )
