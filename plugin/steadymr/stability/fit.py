@@ -38,7 +38,7 @@ ALPHA = 0.1  #: share of scans whose SSIM may lie below the score
 CONFIDENCE = 0.9  #: that it is no more, for one scan of each subject
 #: Share of a calibration's clean scans of like noise that lie above the alarm's level. At most 5 % of others are to
 #: sound it, and the level itself scatters, for scans of one subject resemble each other.
-FALSE_ALARMS = 0.02
+FALSE_ALARMS = 0.03
 #: What a scan may say in the fit of added errors, in logits of the error and logarithms of evidence: few that were
 #: harmed beyond recognition would set slopes that are wrong for the small harms that an alarm must find.
 LARGEST_ERROR = 1.0
