@@ -44,8 +44,8 @@ EVIDENCE: Mapping[str, Kind] = MappingProxyType(
             4.0,
         ),
         "sentinel_pattern": Kind(
-            "The same along those combinations of coils in which the samples differ; the more they differ, the more it "
-            "counts.",
+            "Squared deviation of the withheld lines along those combinations of coils in which the samples differ: "
+            "the more, the more it counts.",
             "the sentinel lines deviate {value:.1f} x from what the samples predict, where these are least sure",
             2.0,
         ),
