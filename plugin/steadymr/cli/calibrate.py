@@ -25,7 +25,7 @@ def calibrate(
     acceleration: Annotated[
         list[int] | None, typer.Option("--acceleration", metavar="R", help="Calibrate for this one; may be repeated.")
     ] = None,
-    subjects: Annotated[int, typer.Option("--subjects", help="How many heads to simulate.")] = 64,
+    subjects: Annotated[int, typer.Option("--subjects", help="How many heads to simulate.")] = 96,
     notebook: Annotated[
         Path | None,
         typer.Option(help="Keep here what was seen of each scan; a run that was broken off goes on from it."),

@@ -9,12 +9,12 @@ evidence that a scan can come with (a `Reading`), it holds
 - what evidence adds to it where that is larger than agreement and conditions let expect: learned from harmed scans too,
   so that it tells of errors that all samples share;
 - what both missed on the scans that were most like this one;
-- how large evidence was on clean scans, given agreement and conditions. Where a few pieces, the `WITNESSES`, deviate
-  from that by more, taken together, than on nearly all clean scans of like noise, an alarm sounds (localised conformal
-  prediction, Guan 2023, doi 10.1093/biomet/asac040);
+- how large evidence was on clean scans, given agreement and conditions, see `steadymr.stability.usual`. Where a few
+  pieces, the `WITNESSES`, deviate from that by more, taken together, than on nearly all clean scans that are alike, an
+  alarm sounds;
 - for each acceleration a conformal correction (Vovk 2005; cross-conformal, Vovk 2015), so that the SSIM lies above the
-  score in at least nine scans of ten that are clean and like those it was made from, and does so for nine calibrations
-  of ten (training-conditional, Vovk 2012, arXiv 1209.2673);
+  score in at least nine scans of ten that are clean and like those it was made from, and does so for 19 calibrations
+  of 20 (training-conditional, Vovk 2012, arXiv 1209.2673);
 - how many times the spread an interval must be to hold nine of ten tissue pixels on average, given conditions and
   agreement, with a factor for each acceleration (conformal risk control; intervals for images, arXiv 2202.05265).
 """
@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,10 @@ from steadymr.errors import OutputError, SettingsError
 from steadymr.stability.conditions import Conditions, Reach
 from steadymr.stability.intervals import Factor, Intervals
 from steadymr.stability.regression import Linear, Neighbours
+from steadymr.stability.usual import CleanScans, Usual, chance, evidence_feature, level, strangeness
 
 KIND = "steadymr stability calibration"
-FORMAT = 7  #: goes up when an older steadymr could misread the file
+FORMAT = 8  #: goes up when an older steadymr could misread the file
 
 #: Evidence that the error is read from beside the agreement, where all scans of a calibration have it.
 TELLING = ("differs_supervised", "differs_diffusion", "residual_band")
@@ -57,12 +58,10 @@ LIKENESS = (
 #: What an alarm listens to, where a scan has it: each sees harm that others do not, and more of them would cost more in
 #: level than they tell (chosen on scans for calibration).
 WITNESSES = ("misfit", "residual_mode", "out_of_step", "deaf_coil", "sentinel_pattern")
-LIKE_NOISE = 0.5  #: standard deviation, in logarithms of the noise, of how far scans speak for each other
 LEAST_LEVEL = 1.0  #: standard deviations: less is never strange
 BEYOND_ALL = 3.0  #: standard deviations beyond the worst clean scan: no doubt is left
 WITNESS_P = 0.05  #: evidence rarer than that on clean scans is named beside an alarm
 LOGIT_LIMIT = 9.0
-SMALLEST_SD = 0.01  #: of a piece of evidence over clean scans, as a share of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,36 +71,6 @@ class Cell:
     acceleration: float
     n_scans: int
     correction: float  #: added to the predicted logit of the error
-
-
-@dataclass(frozen=True, slots=True)
-class Scatter:
-    """By how much clean scans of one acceleration exceeded what is expected of a piece of evidence."""
-
-    acceleration: float
-    mean: float
-    sd: float
-
-
-@dataclass(frozen=True, slots=True)
-class Usual:
-    """The logarithm of one piece of evidence on clean scans, given conditions and agreement."""
-
-    name: str
-    expected: Linear
-    scatters: tuple[Scatter, ...]  #: some evidence scatters far more at one acceleration than at another
-    clean: tuple[float, ...]  #: by how many standard deviations clean scans exceeded it, rising
-
-    def deviation(self, features: Mapping[str, float], acceleration: float) -> float:
-        """By how many standard deviations a scan exceeds what is expected of it."""
-        excess = features[evidence_feature(self.name)] - self.expected(features)
-        return in_deviations(self.scatters, excess, acceleration)
-
-
-def in_deviations(scatters: Sequence[Scatter], excess: float, acceleration: float) -> float:
-    """An excess in standard deviations of clean scans of the nearest acceleration."""
-    scatter = min(scatters, key=lambda one: abs(one.acceleration - acceleration))
-    return (excess - scatter.mean) / max(scatter.sd, SMALLEST_SD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,22 +99,14 @@ class ErrorMap:
 
 
 @dataclass(frozen=True, slots=True)
-class Strange:
-    """How strange the evidence was on one clean scan, see `strangeness`."""
-
-    value: float
-    log_noise: float
-
-
-@dataclass(frozen=True, slots=True)
 class Reading:
     """What is made of the agreement and of one set of evidence."""
 
     error: ErrorMap
     cells: tuple[Cell, ...]
     witnesses: tuple[str, ...]  #: evidence that the alarm listens to
-    clean: tuple[Strange, ...]  #: the least strange first
-    false_alarms: float  #: share of clean scans of like noise that are stranger than the alarm's level
+    strange: tuple[float, ...]  #: how strange the evidence was on each clean scan, see `usual.strangeness`
+    false_alarms: float  #: share of clean scans of the like that are stranger than the alarm's level
 
     @property
     def needs(self) -> frozenset[str]:
@@ -156,28 +117,13 @@ class Reading:
         """The scans of the acceleration that speaks for this one."""
         return min(self.cells, key=lambda cell: abs(cell.acceleration - acceleration))
 
-    def level(self, log_noise: float) -> float:
-        """The strangeness above which the alarm sounds at this noise.
+    def level(self, alike: Float64[np.ndarray, " clean"]) -> float:
+        """The strangeness above which the alarm sounds.
 
         The quieter a scan, the more of what maps and prior miss stands above its noise, in some subjects far more than
-        in others. Where so few scans are like it that one is already more than the share, the strangest of all is the
-        level: an alarm must be able to sound.
+        in others: only scans that are alike say what is strange.
         """
-        alike = self._alike(log_noise)
-        stranger = (1 + alike.sum() - alike.cumsum()) / (1 + alike.sum())
-        few = np.flatnonzero(stranger <= self.false_alarms)
-        return max(self.clean[few[0] if few.size else -1].value, LEAST_LEVEL)
-
-    def p_value(self, strange: float, log_noise: float) -> float:
-        """Chance that one more clean scan of like noise is as strange or more; never 0."""
-        alike = self._alike(log_noise)
-        first = np.searchsorted([one.value for one in self.clean], strange)
-        return float((1 + alike[first:].sum()) / (1 + alike.sum()))
-
-    def _alike(self, log_noise: float) -> Float64[np.ndarray, " clean"]:
-        """How much each clean scan counts for one of that noise."""
-        apart = (np.array([one.log_noise for one in self.clean]) - log_noise) / LIKE_NOISE
-        return np.asarray(np.exp(-(apart**2) / 2))
+        return max(level(self.strange, alike, self.false_alarms), LEAST_LEVEL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +133,7 @@ class MethodCalibration:
     method: str
     reach: Reach
     readings: tuple[Reading, ...]  #: the one with most evidence first
+    clean: CleanScans
     usual: tuple[Usual, ...]  #: logarithms of evidence
     intervals: Intervals
 
@@ -258,43 +205,25 @@ def _judge(
         return f"the calibration needs the evidence {name!r}, which this scan does not give"
     reading = readings[0]
     cell, excess = reading.cell(conditions.acceleration), reading.error.excess(features)
-    deviations = {
-        one.name: one.deviation(features, conditions.acceleration)
-        for one in method.usual
-        if evidence_feature(one.name) in features
-    }
-    strange = float(strangeness(np.array([deviations[name] for name in reading.witnesses])))
-    alarm, wider, level = None, 1.0, reading.level(features["log noise"])
-    if strange > level:
-        beyond_all = strange > reading.clean[-1].value + BEYOND_ALL
-        witnesses, p_of_all = _witnesses(method, deviations, evidence), reading.p_value(strange, features["log noise"])
-        alarm = Alarm(max(math.exp(excess), 1.0), p_of_all, beyond_all, witnesses)
+    alike = method.clean.alike(features)
+    there = [one for one in method.usual if evidence_feature(one.name) in features]
+    deviations = {one.name: one.deviation(features, alike) for one in there}
+    strange = float(strangeness({name: np.array(deviations[name]) for name in reading.witnesses}))
+    alarm, wider, limit = None, 1.0, reading.level(alike)
+    if strange > limit:
+        p_of_all, beyond_all = chance(strange, reading.strange, alike), strange > max(reading.strange) + BEYOND_ALL
+        p_values = {one.name: one.p_value(features, alike) for one in there}
+        alarm = Alarm(max(math.exp(excess), 1.0), p_of_all, beyond_all, _rare(p_values, evidence))
         wider = max(math.exp(excess / 2), 1.0)  # one less the SSIM grows with the square of small errors
     logit_of_error = reading.error(features) + cell.correction
     scale = method.intervals.scale(features, conditions.acceleration)
-    return Judgement(_share(-logit_of_error), scale * wider, strange / level, alarm)
+    return Judgement(_share(-logit_of_error), scale * wider, strange / limit, alarm)
 
 
-def strangeness(deviations: Float64[np.ndarray, "witness *scan"]) -> Float64[np.ndarray, "*scan"]:
-    """How far witnesses deviate, taken together: the root of the sum of squares of all that are too large."""
-    return np.asarray(np.linalg.norm(np.maximum(deviations, 0.0), axis=0))
-
-
-def _witnesses(
-    method: MethodCalibration, deviations: Mapping[str, float], evidence: Mapping[str, float]
-) -> tuple[Witness, ...]:
-    seen = [
-        Witness(usual.name, evidence[usual.name], p_value(deviations[usual.name], usual.clean))
-        for usual in method.usual
-        if usual.name in deviations
-    ]
-    return tuple(sorted((one for one in seen if one.p_value <= WITNESS_P), key=lambda one: one.p_value))
-
-
-def p_value(excess: float, clean: tuple[float, ...]) -> float:
-    """Chance that one more clean scan shows as much or more (conformal; never 0)."""
-    n_above = len(clean) - int(np.searchsorted(clean, excess, side="left"))
-    return (1 + n_above) / (1 + len(clean))
+def _rare(p_values: Mapping[str, float], evidence: Mapping[str, float]) -> tuple[Witness, ...]:
+    """What was seen, the rarest first."""
+    seen = [Witness(name, evidence[name], p_value) for name, p_value in p_values.items() if p_value <= WITNESS_P]
+    return tuple(sorted(seen, key=lambda one: one.p_value))
 
 
 def features_of(conditions: Conditions, agreement: float, evidence: Mapping[str, float]) -> dict[str, float]:
@@ -321,11 +250,6 @@ def condition_features(conditions: Conditions) -> dict[str, float]:
         "log coils": math.log(conditions.n_coils),
         "log pixel": math.log(conditions.pixel_mm),
     }
-
-
-def evidence_feature(name: str) -> str:
-    """What a piece of evidence is called among the features."""
-    return f"log {name}"
 
 
 def logit(share: float) -> float:
@@ -389,6 +313,7 @@ def _method(content: dict[str, Any]) -> MethodCalibration:
         method=content["method"],
         reach=Reach(**reach),
         readings=tuple(_reading(one) for one in content["readings"]),
+        clean=CleanScans(**{name: tuple(values) for name, values in content["clean"].items()}),
         usual=tuple(_usual(one) for one in content["usual"]),
         intervals=_intervals(content["intervals"]),
     )
@@ -399,7 +324,7 @@ def _reading(content: dict[str, Any]) -> Reading:
         error=_error_map(content["error"]),
         cells=tuple(Cell(**cell) for cell in content["cells"]),
         witnesses=tuple(content["witnesses"]),
-        clean=tuple(Strange(**one) for one in content["clean"]),
+        strange=tuple(content["strange"]),
         false_alarms=content["false_alarms"],
     )
 
@@ -420,5 +345,4 @@ def _intervals(content: dict[str, Any]) -> Intervals:
 
 
 def _usual(content: dict[str, Any]) -> Usual:
-    scatters = tuple(Scatter(**one) for one in content["scatters"])
-    return Usual(content["name"], Linear(**content["expected"]), scatters, tuple(content["clean"]))
+    return Usual(content["name"], Linear(**content["expected"]), tuple(content["excesses"]))

@@ -20,30 +20,25 @@ from steadymr.stability.calibration import (
     ErrorMap,
     MethodCalibration,
     Reading,
-    Scatter,
-    Strange,
-    Usual,
     condition_features,
-    evidence_feature,
     features_of,
-    in_deviations,
     logit,
-    strangeness,
 )
 from steadymr.stability.conditions import Conditions, reach_of
 from steadymr.stability.intervals import Intervals, fit_intervals
 from steadymr.stability.regression import cross_residuals, fit_linear, fit_neighbours, folds
+from steadymr.stability.usual import CleanScans, Usual, evidence_feature, in_deviations, strangeness
 
 ALPHA = 0.1  #: share of scans whose SSIM may lie below the score
-CONFIDENCE = 0.9  #: that it is no more, for one scan of each subject
-#: Share of a calibration's clean scans of like noise that lie above the alarm's level. At most 5 % of others are to
-#: sound it, and the level itself scatters, for scans of one subject resemble each other.
-FALSE_ALARMS = 0.03
+CONFIDENCE = 0.95  #: that it is no more, for one scan of each subject
+#: Share of a calibration's clean scans of the like that lie above the alarm's level. At most 5 % of others are to sound
+#: it, and the level itself scatters, for scans of one subject resemble each other.
+FALSE_ALARMS = 0.04
 #: What a scan may say in the fit of added errors, in logits of the error and logarithms of evidence: few that were
 #: harmed beyond recognition would set slopes that are wrong for the small harms that an alarm must find.
 LARGEST_ERROR = 1.0
 LARGEST_EXCESS = 0.7
-MINIMUM_SCANS = 15  #: of each acceleration; below 22 the correction is the worst scan's, and not sure
+MINIMUM_SCANS = 15  #: of each acceleration; below 29 the correction is the worst scan's, and not sure
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +71,15 @@ def fit_method(observations: Sequence[Observation]) -> MethodCalibration:
     always = [name for name in TELLING if name in names]
     there = [name for name in OPTIONAL if name in names]
     sets = [[*always, *some] for n in range(len(there), -1, -1) for some in combinations(there, n)]
-    usual = [_usual_evidence(clean, name, groups) for name in sorted(names)]
-    deviations = {one.name: by_scan for one, by_scan in usual}
+    usual = tuple(_usual(clean, name) for name in sorted(names))
+    scans = _clean_scans(clean)
+    deviations = _deviations(clean, scans, usual)
     return MethodCalibration(
         method=clean[0].conditions.method,
         reach=reach_of([one.conditions for one in clean], tuple(groups)),
         readings=tuple(_reading(observations, evidence, deviations) for evidence in sets),
-        usual=tuple(one for one, _ in usual),
+        clean=scans,
+        usual=usual,
         intervals=_intervals(clean, groups),
     )
 
@@ -111,7 +108,7 @@ def _reading(
 ) -> Reading:
     """Fit the error on all scans, and judge by the clean ones how far to trust the fit: none of them by itself.
 
-    ``deviations`` of each piece of evidence on clean scans, in standard deviations, by fits that had not seen them.
+    ``deviations`` of each piece of evidence on clean scans are those of `_deviations`.
     """
     features = _features(observations)
     missed = np.empty(len(observations))
@@ -121,19 +118,14 @@ def _reading(
             missed[i] = logit(1 - observations[i].ssim) - error(features[i])
     unharmed = [number for number, one in enumerate(observations) if not one.harmed]
     witnesses = _witnesses(evidence, deviations)
-    strange = strangeness(np.array([deviations[name] for name in witnesses]).reshape(len(witnesses), len(unharmed)))
+    strange = strangeness({name: deviations[name] for name in witnesses})
     return Reading(
         error=_error_map(observations, evidence),
         cells=_cells([observations[i] for i in unharmed], missed[unharmed]),
         witnesses=witnesses,
-        clean=_least_strange_first([features[i]["log noise"] for i in unharmed], strange),
+        strange=_short(strange),
         false_alarms=FALSE_ALARMS,
     )
-
-
-def _least_strange_first(log_noise: Sequence[float], strange: Float64[np.ndarray, " scan"]) -> tuple[Strange, ...]:
-    seen = [Strange(round(float(one), 4), round(log, 4)) for one, log in zip(strange, log_noise, strict=True)]
-    return tuple(sorted(seen, key=lambda one: one.value))
 
 
 def _witnesses(evidence: Sequence[str], there: Collection[str]) -> tuple[str, ...]:
@@ -199,27 +191,36 @@ def _intervals(clean: Sequence[Observation], groups: Mapping[float, list[int]]) 
     return fit_intervals(_features(clean), [one.misses for one in clean], _given(clean), subjects, groups)
 
 
-def _usual_evidence(
-    clean: Sequence[Observation], name: str, groups: Mapping[float, list[int]]
-) -> tuple[Usual, Float64[np.ndarray, " scan"]]:
-    """What is usual of one piece of evidence, and by how many standard deviations each clean scan exceeded it.
-
-    The latter by fits that had not seen that scan's subject.
-    """
-    features = _features(clean)
-    targets, given = [one[evidence_feature(name)] for one in features], _given(clean)
-    residuals = cross_residuals(features, targets, given, [one.subject for one in clean])
-    scatters = tuple(
-        Scatter(acceleration, float(residuals[members].mean()), float(residuals[members].std()))
-        for acceleration, members in groups.items()
+def _clean_scans(clean: Sequence[Observation]) -> CleanScans:
+    features = [condition_features(one.conditions) for one in clean]
+    return CleanScans(
+        _short([one["log noise"] for one in features]), _short([one["log acceleration"] for one in features])
     )
-    excesses = zip(residuals, clean, strict=True)
-    deviations = [in_deviations(scatters, float(one), scan.conditions.acceleration) for one, scan in excesses]
-    return Usual(name, fit_linear(features, targets, given), scatters, _rising(deviations)), np.array(deviations)
 
 
-def _rising(values: Iterable[float]) -> tuple[float, ...]:
-    return tuple(sorted(round(float(value), 4) for value in values))
+def _usual(clean: Sequence[Observation], name: str) -> Usual:
+    """What is usual of one piece of evidence."""
+    features, given = _features(clean), _given(clean)
+    targets = [one[evidence_feature(name)] for one in features]
+    excesses = cross_residuals(features, targets, given, [one.subject for one in clean])
+    return Usual(name, fit_linear(features, targets, given), _short(excesses))
+
+
+def _deviations(
+    clean: Sequence[Observation], scans: CleanScans, usual: Sequence[Usual]
+) -> dict[str, Float64[np.ndarray, " clean"]]:
+    """By how many standard deviations of the clean scans of other subjects each exceeds what is usual."""
+    subjects = np.array([one.subject for one in clean])
+    alike = [scans.alike(condition_features(one.conditions)) * (subjects != one.subject) for one in clean]
+    return {
+        one.name: np.array([in_deviations(excess, one.excesses, alike[i]) for i, excess in enumerate(one.excesses)])
+        for one in usual
+    }
+
+
+def _short(values: Iterable[float]) -> tuple[float, ...]:
+    """As a calibration keeps them."""
+    return tuple(round(float(value), 4) for value in values)
 
 
 def _check(observations: Sequence[Observation], groups: dict[float, list[int]]) -> None:
