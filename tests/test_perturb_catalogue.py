@@ -54,6 +54,10 @@ def test_only_what_moves_the_object_says_so() -> None:
     assert {name for name, kind in PERTURBATIONS.items() if kind.moves_object} == {"rigid_motion", "off_resonance"}
 
 
+def test_only_what_is_the_same_in_every_line_distorts() -> None:
+    assert {name for name, kind in PERTURBATIONS.items() if kind.distorts} == {"off_resonance"}
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -41,7 +41,7 @@ from steadymr.volume.arriving import accelerated, whole
 from steadymr.volume.fallback import Deadline
 from steadymr.volume.planes import Plane, Run
 from steadymr.volume.reconstruct import examined, make_images, reconstruct_plane, sample_plane, scored
-from steadymr.volume.truth import reference_of
+from steadymr.volume.truth import distorted_like, reference_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,8 @@ def _full_scan(case: Case, settings: Settings, folder: Path) -> KSpace:
 def _changed(case: Case, kspace: KSpace, full: KSpace, settings: Settings) -> tuple[KSpace, KSpace]:
     """The scan as the case wants it, and the full scan that tells its truth."""
     if case.kind in ("noise", "imperfection"):
-        return perturb.apply(kspace, (imperfection(case.name, case.strength),), case.subject), full
+        changed = perturb.apply(kspace, (imperfection(case.name, case.strength),), case.subject)
+        return changed, distorted_like(full, changed)
     if case.kind == "lesion":
         full = _with_lesion(full, case)
         return accelerated(full, settings), full

@@ -41,6 +41,7 @@ from steadymr.volume.fallback import Deadline
 from steadymr.volume.judging import shipped_calibration
 from steadymr.volume.planes import Plane, Run, conditions_of
 from steadymr.volume.reconstruct import reconstruct_plane
+from steadymr.volume.truth import distorted_like
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ def observe(full: KSpace, settings: Settings, models: Models, subject: str, numb
     rng = np.random.default_rng([number, *subject.encode()])
     clean = (("", Plane(kspace, problem)) for problem in prepare(kspace, device=models.device))
     for harm, plane in chain(clean, harmed_planes(kspace, models, number, rng)):
-        for result in reconstruct_plane(plane, full, run, Deadline()):
+        for result in reconstruct_plane(plane, distorted_like(full, plane.kspace), run, Deadline()):
             observation = observation_of(plane, result, run, subject, harm=harm)
             if observation is not None:
                 yield observation

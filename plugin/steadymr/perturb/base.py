@@ -87,6 +87,8 @@ class Perturbation(ABC):
     name: ClassVar[str]  #: as the command line and records spell it
     principal: ClassVar[str]  #: the field that ``NAME=VALUE`` sets
     moves_object: ClassVar[bool] = False  #: compare with a reference only after registering the images
+    #: the same in every line, so that full sampling would show it too: what it moves is elsewhere, and not wrong
+    distorts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse values that have no physical meaning."""

@@ -23,7 +23,7 @@ from steadymr.perturb.receive import (
     ThermalNoise,
     Zipper,
 )
-from steadymr.types import KSpace
+from steadymr.types import KSpace, PerturbationRecord
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +96,14 @@ def apply(kspace: KSpace, perturbations: Sequence[Perturbation], seed: int) -> K
         changed = perturbation(kspace, np.random.default_rng(own_seed))
         kspace = replace(changed, perturbations=(*kspace.perturbations, perturbation.record(own_seed)))
     return kspace
+
+
+def repeated(kspace: KSpace, record: PerturbationRecord) -> KSpace:
+    """Return the k-space after a perturbation as it was applied to another, with the chance that it had there."""
+    kind = _kind(record.name)
+    facts = parameters_of(kind)
+    values = {key: _typed(key, value, facts[key]) for key, value in record.parameters.items() if key in facts}
+    return kind(**values)(kspace, np.random.default_rng(record.seed))
 
 
 def list_perturbations() -> list[dict[str, object]]:

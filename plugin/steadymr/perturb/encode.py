@@ -111,6 +111,7 @@ class OffResonance(Perturbation):
     name: ClassVar[str] = "off_resonance"
     principal: ClassVar[str] = "frequency_hz"
     moves_object: ClassVar[bool] = True
+    distorts: ClassVar[bool] = True
 
     frequency_hz: float = strength(
         "off-resonance common to all points", "Hz", (0.0, 164.0),

@@ -28,7 +28,7 @@ DEFINITION = (
     "same way does not show there. The alarm looks for it in what the image leaves unexplained of the measured data, "
     "and on lines measured and withheld from the reconstruction, where there are any."
 )
-DEFINITION_VERSION = "8"  #: goes up too where evidence is computed in another way
+DEFINITION_VERSION = "9"  #: goes up too where evidence or truth is computed in another way
 
 LOCAL_SIGNAL_SIGMA_MM = 4.0  #: the neighbourhood whose mean signal a difference is compared with
 NOTABLE_PERCENT = 20.0  #: differences above this are counted in the reasons

@@ -28,7 +28,7 @@ from steadymr.volume.judging import calibration_for
 from steadymr.volume.map_free import map_free_images
 from steadymr.volume.planes import Plane, Run, conditions_of, plane_geometry, seed_for, wanted_partitions
 from steadymr.volume.sampling import Draws, draw_samples, site_sensitivity
-from steadymr.volume.truth import compare, in_its_place, reference_of
+from steadymr.volume.truth import compare, distorted_like, in_its_place, reference_of
 
 METHOD_DESCRIPTIONS: dict[Method, str] = {
     "diffusion": "Mean of posterior samples under a diffusion prior",
@@ -105,6 +105,7 @@ def reconstruct(kspace: KSpace, full: KSpace | None, run: Run) -> Iterator[Slice
     deadline = Deadline.after(run.settings.fallback.deadline_s)
     seed = seed_for(run.settings.seed, kspace, "perturb")
     perturbed = perturb.apply(kspace, run.perturbations, seed)
+    full = distorted_like(full, perturbed)
     wanted = wanted_partitions(perturbed)
     problems = run.watch.each("coil maps", prepare(perturbed, device=run.models.device))
     try:
