@@ -36,7 +36,7 @@ from steadymr.stability.notebook import read_notebook
 from steadymr.volume.judging import shipped_calibration
 
 ACCELERATIONS = (2, 4, 6, 8)
-FIRST = 236  #: subjects before it no longer judge: evidence and maps were changed after their misses had been seen
+FIRST = 300  #: subjects before it no longer judge: evidence and maps were changed after their misses had been seen
 
 
 @dataclass(frozen=True, slots=True)
