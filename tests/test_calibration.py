@@ -74,6 +74,15 @@ def test_a_deviation_on_the_sentinels_sounds_and_lowers_the_score() -> None:
     assert judged(attacked).interval_scale > judged(clean).interval_scale
 
 
+def test_of_what_no_clean_scan_showed_the_most_deviant_is_named_first() -> None:
+    """A reader sees three witnesses: those that tell, and not those that come first in the alphabet."""
+    clean = observation(np.random.default_rng(3))
+    faulty = replace(clean, evidence={**clean.evidence, "misfit": 5.0, "residual_band": 40.0, "sentinel": 10.0})
+    alarm = judged(faulty).alarm
+    assert alarm is not None
+    assert [witness.name for witness in alarm.witnesses] == ["residual_band", "sentinel", "misfit"]
+
+
 def test_a_scan_without_sentinels_is_judged_without_them() -> None:
     """There is a reading for what is left, with a bound of its own that holds."""
     evidence = ("misfit", "residual_band")

@@ -57,6 +57,12 @@ def test_a_level_and_the_chance_to_pass_it_agree() -> None:
     assert chance(max(values) + 1, values, alike) == pytest.approx(1 / (1 + alike.sum()))
 
 
+def test_what_is_the_same_on_all_scans_is_not_rare() -> None:
+    """Though computed once more it differs by a rounding error: a coil that hears as well as ever is no reason."""
+    scans, _ = drawn((1.0, 1.0))
+    assert chance(1e-9, [0.0] * (2 * N), scans.alike(features(0.006))) == 1.0
+
+
 def test_where_no_scan_is_alike_all_of_them_together_count_as_a_few() -> None:
     """A scan far from all others is judged by all, and the strangest of them is the level."""
     scans, values = drawn((5.0, 1.0))

@@ -27,7 +27,7 @@ from steadymr.stability.calibration import (
 from steadymr.stability.conditions import Conditions, reach_of
 from steadymr.stability.intervals import Intervals, fit_intervals
 from steadymr.stability.regression import cross_residuals, fit_linear, fit_neighbours, folds
-from steadymr.stability.usual import CleanScans, Usual, evidence_feature, in_deviations, strangeness
+from steadymr.stability.usual import DECIMALS, CleanScans, Usual, evidence_feature, in_deviations, strangeness
 
 ALPHA = 0.1  #: share of scans whose SSIM may lie below the score
 CONFIDENCE = 0.95  #: that it is no more, for one scan of each subject
@@ -220,7 +220,7 @@ def _deviations(
 
 def _short(values: Iterable[float]) -> tuple[float, ...]:
     """As a calibration keeps them."""
-    return tuple(round(float(value), 4) for value in values)
+    return tuple(round(float(value), DECIMALS) for value in values)
 
 
 def _check(observations: Sequence[Observation], groups: dict[float, list[int]]) -> None:

@@ -17,6 +17,7 @@ from steadymr.stability.regression import Linear
 LIKE_NOISE = 0.5  #: standard deviation, in logarithms of the noise, of how far scans speak for each other
 LIKE_ACCELERATION = 0.4  #: likewise, in logarithms of the acceleration
 ANY_COUNT = 4.0  #: all clean scans together, whether like it or not, count as so many that are: some may have none
+DECIMALS = 4  #: that are kept of what clean scans showed
 SMALLEST_SD = 0.01  #: of a piece of evidence over clean scans, as a share of it
 #: Evidence on what was measured and on what was withheld, each along the combinations of coils in which an image can
 #: be wrong.
@@ -72,8 +73,11 @@ def in_deviations(excess: float, clean: Sequence[float], alike: Float64[np.ndarr
 
 
 def chance(value: float, clean: Sequence[float], alike: Float64[np.ndarray, " clean"]) -> float:
-    """Chance that one more clean scan shows as much or more (conformal, counted as they are alike; never 0)."""
-    return float((1 + alike[np.array(clean) >= value].sum()) / (1 + alike.sum()))
+    """Chance that one more clean scan shows as much or more (conformal, counted as they are alike; never 0).
+
+    What differs from them by less than is kept of them is as much: some evidence is the same on nearly all scans.
+    """
+    return float((1 + alike[np.array(clean) >= round(value, DECIMALS)].sum()) / (1 + alike.sum()))
 
 
 def level(clean: Sequence[float], alike: Float64[np.ndarray, " clean"], share: float) -> float:
