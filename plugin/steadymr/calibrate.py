@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, count, islice, repeat
+from itertools import chain, count, groupby, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -167,11 +167,19 @@ def observe(full: KSpace, settings: Settings, models: Models, subject: str, numb
     kspace, run = accelerated(full, settings), run_of(settings, models)
     rng = np.random.default_rng([number, *subject.encode()])
     clean = (("", Plane(kspace, problem)) for problem in prepare(kspace, device=models.device))
-    for harm, plane in chain(clean, harmed_planes(kspace, models, number, rng)):
-        for result in reconstruct_plane(plane, distorted_like(full, plane.kspace), run, Deadline()):
+    planes = chain(clean, harmed_planes(kspace, models, number, rng))
+    for harm, plane, truth in _with_truth(planes, full):
+        for result in reconstruct_plane(plane, truth, run, Deadline()):
             observation = observation_of(plane, result, run, subject, harm=harm)
             if observation is not None:
                 yield observation
+
+
+def _with_truth(planes: Iterable[tuple[str, Plane]], full: KSpace) -> Iterator[tuple[str, Plane, KSpace | None]]:
+    """The full scan beside each plane; distorted once for all planes of a volume, where its harm distorts."""
+    for changed, of_volume in groupby(planes, key=lambda one: one[1].kspace):  # k-space is equal to itself alone
+        truth = distorted_like(full, changed)
+        yield from ((harm, plane, truth) for harm, plane in of_volume)
 
 
 def run_of(settings: Settings, models: Models) -> Run:

@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -212,8 +212,8 @@ def _judge(
     alarm, wider, limit = None, 1.0, reading.level(alike)
     if strange > limit:
         p_of_all, beyond_all = chance(strange, reading.strange, alike), strange > max(reading.strange) + BEYOND_ALL
-        rare = _rare(there, features, alike, evidence)
-        alarm = Alarm(max(math.exp(excess), 1.0), p_of_all, beyond_all, rare)
+        p_values = {one.name: one.p_value(features, alike) for one in there}
+        alarm = Alarm(max(math.exp(excess), 1.0), p_of_all, beyond_all, _rare(p_values, deviations, evidence))
         wider = max(math.exp(excess / 2), 1.0)  # one less the SSIM grows with the square of small errors
     logit_of_error = reading.error(features) + cell.correction
     scale = method.intervals.scale(features, conditions.acceleration)
@@ -221,15 +221,11 @@ def _judge(
 
 
 def _rare(
-    usual: Sequence[Usual],
-    features: Mapping[str, float],
-    alike: Float64[np.ndarray, " clean"],
-    evidence: Mapping[str, float],
+    p_values: Mapping[str, float], deviations: Mapping[str, float], evidence: Mapping[str, float]
 ) -> tuple[Witness, ...]:
     """What is seldom seen on clean scans, the rarest first; among what none of them showed, what deviates most."""
-    by_deviation = sorted(usual, key=lambda one: one.deviation(features, alike), reverse=True)
-    seen = [Witness(one.name, evidence[one.name], one.p_value(features, alike)) for one in by_deviation]
-    return tuple(sorted((one for one in seen if one.p_value <= WITNESS_P), key=lambda one: one.p_value))
+    names = sorted(p_values, key=lambda name: (p_values[name], -deviations[name]))
+    return tuple(Witness(name, evidence[name], p_values[name]) for name in names if p_values[name] <= WITNESS_P)
 
 
 def features_of(conditions: Conditions, agreement: float, evidence: Mapping[str, float]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from steadymr.stability.regression import Linear
 
 LIKE_NOISE = 0.5  #: standard deviation, in logarithms of the noise, of how far scans speak for each other
 LIKE_ACCELERATION = 0.4  #: likewise, in logarithms of the acceleration
-ANY_COUNT = 4.0  #: all clean scans together, whether like it or not, count as so many that are: some may have none
+ANY_COUNT = 4.0  #: all clean scans together, whether like it or not, count as so many that are: some have none
 DECIMALS = 4  #: that are kept of what clean scans showed
 SMALLEST_SD = 0.01  #: of a piece of evidence over clean scans, as a share of it
 #: Evidence on what was measured and on what was withheld, each along the combinations of coils in which an image can
